@@ -1,0 +1,92 @@
+"""What an encoder is: uint8 crops of clips in, one vector a clip and crop out. It knows no dataset and no decoder."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pipelines.recipe import Config
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+Precision = Literal["float32", "bf16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """How frames become the encoder's input, before crops are cut.
+
+    `resize` is the short side in pixels (an int) or an exact (height, width), or None for native size; `crop_px` the
+    (height, width) of each named crop, or None for the whole resized frame. Resizing is torch's antialiased uint8
+    interpolation. Normalisation happens inside the encoder, once, on the device.
+    """
+
+    resize: int | tuple[int, int] | None
+    crop_px: tuple[int, int] | None
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The weights card: where they come from and what makes them trustworthy.
+
+    `sha256` is None only where the weights cannot be had at development time (then `unverified` says so) or for a
+    classical descriptor. `fetch` is what makes them: "package:<distribution>:<file>", "hf:<repo>@<revision>:<file>", or "".
+    """
+
+    source: str
+    licence: str
+    fetch: str
+    sha256: str | None
+    bytes: int | None = None
+    unverified: tuple[str, ...] = ()
+
+
+class EncoderConfig(Config):
+    """Options of an encoder that change its vectors (each is part of the features id)."""
+
+
+class Encoder(ABC):
+    """One encoder. Module-level contract of an encoder file:
+
+    `NAME` (str), `SUMMARY` (one sentence), optional `VARIANTS` (tuple of str), `Config` (an EncoderConfig), and
+    `build(variant: str, config: Config) -> Encoder`, which must be cheap: no torch import at module top level, no
+    weights read before `load`. `revision` is an integer that the author raises when numbers change.
+    """
+
+    name: str  # as typed by the user: "effnet:lite0"
+    revision: ClassVar[int] = 1
+    dim: int
+    preprocess: Preprocess
+    weights: Weights | None = None
+    kind: ClassVar[Literal["features", "frames"]] = "features"
+
+    @abstractmethod
+    def positions(self, clip_len: int) -> tuple[int, ...]:
+        """Which frames of a clip (0-based positions below `clip_len`) this encoder wants, sorted."""
+
+    @abstractmethod
+    def load(self, device: str, precision: Precision, *, weights: Path | None = None) -> None:
+        """Read the weights (from `weights` when given), check their hash, move to `device`. Idempotent.
+
+        Raises:
+            MissingArtifactError: weights are not here; the hint says what to fetch and where to put it.
+            VerificationError: wrong hash or shapes.
+        """
+
+    @abstractmethod
+    def encode(self, crops: Tensor) -> Tensor:
+        """uint8 (B, K, P, h, w, 3) on the device, P = len(positions) -> float32 (B, K, D) on the device.
+
+        The result does not depend on the batch that a clip stands in (up to float rounding).
+        """
+
+    def weights_sha256(self) -> str | None:
+        """The hash that enters the features id."""
+        return self.weights.sha256 if self.weights else None

@@ -1,0 +1,165 @@
+"""What a method is: bags in, losses and scores out. It knows no dataset, no file and no encoder.
+
+Module-level contract of a method file: `NAME`, `SUMMARY`, `DEFAULT_FEATURES` (what its paper or we take: a tuple of
+encoder names to try in order), `KIND` ("features" | "frames" | "tubes"), `Config` (a MethodConfig), `PRESETS` (name -> nested
+dict of config values), `RESULTS` (the paper's table as data), and `build(config, shape, resources) -> Method`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pipelines.recipe import Config
+from pipelines.records import Bag, Scores
+
+Length = Literal["bins", "bins-pad", "pick-pad", "window", "full"]
+
+
+class OptimConfig(Config):
+    """The optimiser of a phase."""
+
+    name: Literal["adam", "adamw", "adagrad", "sgd"] = "adam"
+    lr: float = 1e-4
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+
+
+class DataConfig(Config):
+    """How videos become a batch (reference: length policies, pair loaders)."""
+
+    length: Length = "bins"
+    size: int = 32  # S for bins, bins-pad, pick-pad and window
+    pairing: Literal["pairs", "mixed"] = "pairs"  # pairs: normals first, then abnormals
+    batch_normal: int = 30
+    batch_abnormal: int = 30
+    batch: int = 64  # for "mixed"
+    crops: Literal["samples", "inside", "first"] = "samples"
+    l2_norm: bool = False  # L2-normalise every vector (of each stream) before anything else
+    standardise: bool = False  # per-dimension mean and deviation of the training list, stored with the weights
+
+
+class MethodConfig(Config):
+    """Base of every method's configuration: what all of them share."""
+
+    steps: int = 2000
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a method is built for: width D, streams, classes (normal first), crop count of training."""
+
+    dim: int
+    streams: dict[str, slice]
+    classes: tuple[str, ...]
+    crops: tuple[str, ...]
+    clip_len: int
+    stride: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What the train stage hands a method that is not in the bags; empty for most methods.
+
+    `text` maps a prompt set's name to (Y or more, D_text) float32; `pseudo` maps video ids to (T,) labels; `motion`
+    says where the motion encoder's scalar stands in D, when the features hold one.
+    """
+
+    text: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    pseudo: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    extras: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One optimisation: which parameters, on which data, with which losses, for how many steps.
+
+    `losses(bag)` returns named, already weighted terms; their sum is minimised and each is logged. `schedule` maps a
+    step in [0, steps) to a factor on the learning rate.
+    """
+
+    name: str
+    parameters: Sequence[dict[str, Any]]  # torch parameter groups
+    data: DataConfig
+    losses: Callable[[Bag], dict[str, Tensor]]
+    steps: int
+    optim: OptimConfig
+    schedule: Callable[[int], float] | None = None
+    after_step: Callable[[], None] | None = None  # clamps and the like
+
+
+class Method(nn.Module, ABC):
+    """One method. Its parameters and buffers are its whole learnt state (saved as safetensors)."""
+
+    needs_class_labels: bool = False
+    needs_text: bool = False
+
+    def phases(self) -> list[Phase]:
+        """The optimisations in order; empty for methods that fit in closed form or not at all."""
+        return []
+
+    def fit(self, bags: Callable[[], Iterable[Bag]]) -> None:
+        """Closed-form fitting for methods without phases: `bags()` iterates full-length training bags, one video each."""
+
+    @abstractmethod
+    def score(self, bag: Bag) -> Scores:
+        """Scores of one full-length video: `bag` has B = 1 and all crops in K. Runs under no_grad in eval mode.
+
+        `spans`, `stride` and `n_frames` come from `bag.extras`.
+        """
+
+    def stages(self, bag: Bag) -> dict[str, NDArray[np.float32]]:
+        """Named inner features, each (T, D'), for pictures; the input alone unless a method says more."""
+        return {"input": bag.x[0].mean(0).float().cpu().numpy()}
+
+    def complexity(self, clips: int) -> dict[str, float]:
+        """Parameters (total, trainable); methods may add MACs for a video of `clips` clips."""
+        parameters = list(self.parameters())
+        return {
+            "parameters": float(sum(p.numel() for p in parameters)),
+            "trainable": float(sum(p.numel() for p in parameters if p.requires_grad)),
+        }
+
+
+def scores_of(bag: Bag, clips: Tensor, classes: Tensor | None = None, **fields: Any) -> Scores:
+    """A Scores record from clips (K, T) and classes (K, T, Y) tensors of a one-video bag."""
+    return Scores(
+        video_id=bag.video_ids[0],
+        clips=clips.detach().float().cpu().numpy(),
+        classes=None if classes is None else classes.detach().float().cpu().numpy(),
+        spans=bag.extras["spans"],
+        n_frames=bag.extras["n_frames"],
+        stride=bag.extras["stride"],
+        crops=bag.crops,
+        **fields,
+    )
+
+
+def masked_topk_mean(values: Tensor, mask: Tensor, k: Tensor) -> Tensor:
+    """Mean of the k largest valid values along S.
+
+    values (B, S) or (B, S, Y); mask (B, S) bool; k (B,) int, at least 1 and at most the valid length -> (B,) or (B, Y).
+    """
+    squeeze = values.dim() == 2
+    v = values.unsqueeze(-1) if squeeze else values  # (B, S, Y)
+    ordered = v.masked_fill(~mask.unsqueeze(-1), float("-inf")).sort(dim=1, descending=True).values
+    rank = torch.arange(v.shape[1], device=v.device)
+    keep = (rank.unsqueeze(0) < k.clamp(min=1).unsqueeze(1)) & (rank.unsqueeze(0) < mask.sum(1, keepdim=True))  # (B, S)
+    kept = torch.where(keep.unsqueeze(-1), ordered, torch.zeros_like(ordered)).sum(1)
+    mean = kept / keep.sum(1, keepdim=True).clamp(min=1)
+    return mean.squeeze(-1) if squeeze else mean
+
+
+def one_video(bags: Callable[[], Iterable[Bag]]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """(video id, (K*T, D) float32) of every bag, for closed-form methods."""
+    for bag in bags():
+        yield bag.video_ids[0], bag.x[0].flatten(0, 1).float().cpu().numpy()

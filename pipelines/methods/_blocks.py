@@ -1,0 +1,306 @@
+"""Blocks that several methods share: the LGT adapter of VadCLIP (which Fine-VAD takes over), windows, pooling."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipelines.recipe import Config
+
+
+class LgtConfig(Config):
+    """The temporal adapter; `code` is what nwpu-zxr/VadCLIP runs, `paper` what its text says."""
+
+    max_clips: int = 256  # learned positions, and the length of a window at test
+    layers: int = 2  # UCF-Crime 2, XD-Violence 1
+    heads: int = 1
+    attn_window: int = 8  # UCF-Crime 8, XD-Violence 64
+    window: Literal["code", "paper"] = "code"
+    adj_dis: Literal["code", "paper"] = "code"
+    gcn: Literal["code", "paper"] = "code"
+    act: Literal["quickgelu", "gelu"] = "quickgelu"
+    mask: Literal["masked", "code"] = "masked"  # `code` lets padding take part (parity runs only)
+
+
+class QuickGelu(nn.Module):
+    """x * sigmoid(1.702 x), CLIP's activation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+def activation(name: Literal["quickgelu", "gelu"]) -> nn.Module:
+    """The activation module behind a configuration value."""
+    return QuickGelu() if name == "quickgelu" else nn.GELU()
+
+
+def mlp(width: int, hidden: int, act: nn.Module, out: int | None = None) -> nn.Sequential:
+    """Linear -> activation -> Linear."""
+    return nn.Sequential(nn.Linear(width, hidden), act, nn.Linear(hidden, out or width))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with the parameters of torch's MultiheadAttention (in_proj, out_proj).
+
+    `window` > 0 attends inside non-overlapping blocks of that many positions, by reshaping, so its cost is linear in
+    S. A query whose keys are all masked attends to itself alone, so no row is ever NaN.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(
+        self, x: Tensor, *, keys: Tensor | None = None, window: int = 0, allowed: Tensor | None = None
+    ) -> Tensor:
+        """x (B, S, D), keys (B, S) bool (True takes part), allowed (S, S) bool -> (B, S, D)."""
+        b, s, d = x.shape
+        block = window or s
+        pad = -s % block
+        if pad:
+            x = F.pad(x, (0, 0, 0, pad))
+            keys = F.pad(x.new_ones(b, s, dtype=torch.bool) if keys is None else keys, (0, pad))
+        n = (s + pad) // block
+        q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+
+        def split(t: Tensor) -> Tensor:  # (B, S, D) -> (B*n, heads, block, D/heads)
+            return t.reshape(b * n, block, self.heads, d // self.heads).transpose(1, 2)
+
+        mask = None
+        if keys is not None or allowed is not None:
+            eye = torch.eye(block, dtype=torch.bool, device=x.device)
+            open_ = x.new_ones(1, 1, 1, block, dtype=torch.bool) if keys is None else keys.reshape(b * n, 1, 1, block)
+            mask = (open_ if allowed is None else open_ & allowed) | eye  # (B*n or 1, 1, block, block)
+        y = F.scaled_dot_product_attention(split(q), split(k), split(v), attn_mask=mask)
+        return self.out_proj(y.transpose(1, 2).reshape(b, s + pad, d)[:, :s])  # type: ignore[no-any-return]
+
+
+class ResidualBlock(nn.Module):
+    """Pre-LN transformer block without dropout: attention, then width -> 4 width -> width."""
+
+    def __init__(self, width: int, heads: int, act: Literal["quickgelu", "gelu"]) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(width)
+        self.attn = Attention(width, heads)
+        self.ln_2 = nn.LayerNorm(width)
+        self.mlp = mlp(width, 4 * width, activation(act))
+
+    def forward(self, x: Tensor, *, keys: Tensor | None, window: int = 0, allowed: Tensor | None = None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), keys=keys, window=window, allowed=allowed)
+        return x + self.mlp(self.ln_2(x))  # type: ignore[no-any-return]
+
+
+class GraphConv(nn.Module):
+    """A (X W) + residual; the residual is the identity at equal widths, else a Conv1d of kernel 5 [code] VadCLIP."""
+
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width, out))
+        nn.init.xavier_uniform_(self.weight)
+        self.residual = None if width == out else nn.Conv1d(width, out, kernel_size=5, padding=2)
+
+    def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
+        """x (B, S, D), adjacency (B or 1, S, S) -> (B, S, out)."""
+        skip = x if self.residual is None else self.residual(x.transpose(1, 2)).transpose(1, 2)
+        return torch.matmul(adjacency, x @ self.weight) + skip
+
+
+def similarity_adjacency(x: Tensor, mask: Tensor, *, threshold: float = 0.7) -> Tensor:
+    """Cosine of clips, values up to `threshold` set to 0, softmax over the valid clips of each row [code] VadCLIP.
+
+    x (B, S, D), mask (B, S) bool -> (B, S, S) with zero rows and columns outside the valid block.
+    """
+    unit = F.normalize(x, dim=-1, eps=1e-6)
+    cosine = unit @ unit.transpose(1, 2)  # (B, S, S)
+    kept = torch.where(cosine > threshold, cosine, torch.zeros_like(cosine))
+    weights = kept.masked_fill(~mask.unsqueeze(1), float("-inf")).softmax(-1)
+    return torch.where(mask.unsqueeze(2), weights, torch.zeros_like(weights)).nan_to_num(0.0)
+
+
+def distance_adjacency(s: int, form: Literal["code", "paper"], like: Tensor, mask: Tensor | None) -> Tensor:
+    """exp(-|i-j|/e), raw (`code`), or the row softmax of -|i-j| (`paper`) -> (B or 1, S, S).
+
+    A mask (B, S) zeroes padded rows and columns (before the softmax in `paper`).
+    """
+    index = torch.arange(s, device=like.device, dtype=torch.float32)
+    distance = (index[:, None] - index[None, :]).abs()
+    if form == "code":
+        base = torch.exp(-distance / math.e).to(like.dtype).unsqueeze(0)
+        return base if mask is None else base * mask.unsqueeze(1) * mask.unsqueeze(2)
+    logits = (-distance).to(like.dtype).unsqueeze(0)
+    if mask is None:
+        return logits.softmax(-1)
+    return (logits.masked_fill(~mask.unsqueeze(1), float("-inf")).softmax(-1) * mask.unsqueeze(2)).nan_to_num(0.0)
+
+
+def shared_window(s: int, window: int, device: torch.device) -> Tensor:
+    """Windows of `window` at half a window's stride: True where two positions share one [ours, for `window: paper`]."""
+    half = torch.arange(s, device=device) // max(1, window // 2)
+    return (half[:, None] - half[None, :]).abs() <= 1
+
+
+class LocalPart(nn.Module):
+    """Position embedding and the windowed transformer blocks of the LGT adapter."""
+
+    def __init__(self, width: int, config: LgtConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.positions = nn.Embedding(config.max_clips, width)
+        nn.init.normal_(self.positions.weight, std=0.01)
+        self.blocks = nn.ModuleList(ResidualBlock(width, config.heads, config.act) for _ in range(config.layers))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        c = self.config
+        x = x + self.positions.weight[: x.shape[1]]
+        keys = mask if c.mask == "masked" else None
+        overlap = c.window == "paper" and c.attn_window > 0
+        allowed = shared_window(x.shape[1], c.attn_window, x.device) if overlap else None
+        for block in self.blocks:
+            x = block(x, keys=keys, window=0 if overlap else c.attn_window, allowed=allowed)
+        return x
+
+
+class GlobalPart(nn.Module):
+    """The graph branches of the LGT adapter: similarity and distance, concatenated, then Linear."""
+
+    def __init__(self, width: int, config: LgtConfig) -> None:
+        super().__init__()
+        self.config, half = config, width // 2
+        if config.gcn == "code":
+            self.sim_1, self.sim_2 = GraphConv(width, half), GraphConv(half, half)
+            self.dis_1, self.dis_2 = GraphConv(width, half), GraphConv(half, half)
+        else:
+            self.shared = nn.Parameter(torch.empty(width, half))
+            nn.init.xavier_uniform_(self.shared)
+        self.act = activation(config.act)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        c = self.config
+        if c.mask == "masked":  # the kernel-5 residual must not read padding
+            x = x * mask.unsqueeze(-1)
+        similarity = similarity_adjacency(x, mask)
+        distance = distance_adjacency(x.shape[1], c.adj_dis, x, mask if c.mask == "masked" else None)
+        if c.gcn == "paper":  # one layer, one W on both adjacencies
+            projected = x @ self.shared
+            branches = [self.act(similarity @ projected), self.act(distance @ projected)]
+        else:
+            branches = [
+                self.act(self.sim_2(self.act(self.sim_1(x, similarity)), similarity)),
+                self.act(self.dis_2(self.act(self.dis_1(x, distance)), distance)),
+            ]
+        return self.out(torch.cat(branches, dim=-1))  # type: ignore[no-any-return]
+
+
+class Lgt(nn.Module):
+    """The local and global temporal adapter: x (B, S, D), mask (B, S) -> (B, S, D)."""
+
+    def __init__(self, width: int, config: LgtConfig) -> None:
+        super().__init__()
+        self.local_part = LocalPart(width, config)
+        self.global_part = GlobalPart(width, config)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.global_part(self.local_part(x, mask), mask)  # type: ignore[no-any-return]
+
+
+class Axial(nn.Module):
+    """Attention along both axes of the sequence folded to rows of 16, one block each [ours, after AnomalyCLIP]."""
+
+    def __init__(self, width: int, config: LgtConfig, *, row: int = 16) -> None:
+        super().__init__()
+        self.row = row
+        self.positions = nn.Embedding(config.max_clips, width)
+        nn.init.normal_(self.positions.weight, std=0.01)
+        self.within = ResidualBlock(width, 8, config.act)
+        self.across = ResidualBlock(width, 8, config.act)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        b, s, d = x.shape
+        pad, rows = -s % self.row, -(-s // self.row)
+        x = F.pad(x + self.positions.weight[:s], (0, 0, 0, pad))
+        keys = F.pad(mask, (0, pad))
+        x = self.within(x, keys=keys, window=self.row).reshape(b, rows, self.row, d).transpose(1, 2)
+        turned = keys.reshape(b, rows, self.row).transpose(1, 2).reshape(b * self.row, rows)
+        x = self.across(x.reshape(b * self.row, rows, d), keys=turned)
+        return x.reshape(b, self.row, rows, d).transpose(1, 2).reshape(b, -1, d)[:, :s]
+
+
+class DistanceAdapter(nn.Module):
+    """LayerNorm(softmax(-|i-j|) x + x): the weight-free temporal adapter that OVVAD uses [ours, from its text]."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.norm(distance_adjacency(x.shape[1], "paper", x, mask) @ x + x)  # type: ignore[no-any-return]
+
+
+class Identity(nn.Module):
+    """No temporal model at all (the papers' `none` row)."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return x
+
+
+Trunk = Literal["lgt", "transformer", "gcn", "axial", "ta", "none"]
+
+
+def build_trunk(kind: Trunk, width: int, config: LgtConfig) -> nn.Module:
+    """The temporal adapter of an ablation row: forward(x (B, S, D), mask (B, S)) -> (B, S, D)."""
+    if kind == "transformer":  # the local part with 2 layers, 8 heads and no window
+        return LocalPart(width, config.model_copy(update={"layers": 2, "heads": 8, "attn_window": 0}))
+    builders = {
+        "lgt": lambda: Lgt(width, config),
+        "gcn": lambda: GlobalPart(width, config),
+        "axial": lambda: Axial(width, config),
+        "ta": lambda: DistanceAdapter(width),
+        "none": Identity,
+    }
+    return builders[kind]()
+
+
+class InputProjection(nn.Module):
+    """Features of any width to the model's: nothing at equal widths, else LayerNorm + Linear [ours]."""
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.net: nn.Module = nn.Identity() if dim == width else nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)  # type: ignore[no-any-return]
+
+
+def windows(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """A video cut into ceil(T/size) windows: x (K, T, D) -> (K*W, size', D) and its mask (K*W, size').
+
+    A video of at most `size` clips is one unpadded window.
+    """
+    k, t, d = x.shape
+    if t <= size:
+        return x, torch.ones(k, t, dtype=torch.bool, device=x.device)
+    count = -(-t // size)
+    padded = F.pad(x, (0, 0, 0, count * size - t))
+    mask = (torch.arange(count * size, device=x.device) < t).expand(k, -1)
+    return padded.reshape(k * count, size, d), mask.reshape(k * count, size)
+
+
+def unwindow(y: Tensor, crops: int, t: int) -> Tensor:
+    """The inverse of `windows` for outputs: (K*W, size', ...) -> (K, T, ...)."""
+    return y.reshape(crops, -1, *y.shape[2:])[:, :t]
+
+
+def cosine_map(features: Tensor, text: Tensor) -> Tensor:
+    """Cosine of every clip with every text vector: (B, S, D) and (Y, D) or (B, Y, D) -> (B, S, Y)."""
+    unit, words = F.normalize(features, dim=-1, eps=1e-6), F.normalize(text, dim=-1, eps=1e-6)
+    return unit @ words.transpose(-1, -2)

@@ -1,0 +1,244 @@
+"""The `vad` command: a table of verbs, global options, and every error turned into a message and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.exceptions import TyperException
+
+from pipelines.errors import Stopped, VadError
+from vadcli import console
+from vadcli.console import Settings
+
+COMMANDS = Path(__file__).parent / "commands"
+WORK, LOOK, STORE = "The main job", "Look and compare", "Data, cache and parts"
+START = "Start here"
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """One row of the table: the module is imported only when its verb runs."""
+
+    name: str
+    module: str
+    attribute: str
+    panel: str
+    help: str
+
+
+def _group(name: str, panel: str, help: str) -> Verb:
+    return Verb(name, name, "app", panel, help)
+
+
+def _verb(name: str, panel: str, help: str, *, function: str = "") -> Verb:
+    return Verb(name, name, function or name, panel, help)
+
+
+VERBS = (
+    _verb("demo", START, "Make small videos, extract, train and evaluate: the whole job in minutes, no download"),
+    _verb("predict", START, "Score your own video or folder: curve, events in seconds, csv and json"),
+    _verb("doctor", START, "Check versions, devices, decoders, weights and the cache's file system"),
+    _verb("extract", WORK, "Videos -> features, once per dataset (the same command finishes what is missing)"),
+    _verb("train", WORK, "Features -> a run: weights, config, log"),
+    _verb("eval", WORK, "A run -> scores, metrics with floors and intervals, curves", function="eval_"),
+    _verb("run", WORK, "Extract, train and evaluate in one go, here or as batch jobs"),
+    _verb("status", LOOK, "What is done, failed and missing for a dataset"),
+    _group("runs", LOOK, "List, show and compare runs; a table beside the papers' numbers"),
+    _verb("floors", LOOK, "What trivial scores reach on a split: constant, random, video label, motion"),
+    _verb("plot", LOOK, "Curves and pictures of a run"),
+    _verb("report", LOOK, "One self-contained HTML page of an evaluation"),
+    _verb("watch", LOOK, "Follow a running job"),
+    _group("data", STORE, "Datasets: list, show, check against the disk, init from your own folder"),
+    _group("cache", STORE, "Feature artefacts: list, show, verify, collect garbage, import"),
+    _group("methods", STORE, "Methods: list and show"),
+    _group("encoders", STORE, "Encoders: list and show"),
+    _group("metrics", STORE, "Metrics: list and show"),
+    _group("weights", STORE, "Pretrained weights: list, fetch, verify"),
+    _verb("export", STORE, "A run or scores in another program's format"),
+)
+
+EXIT_CODES = (
+    (0, "done (also: nothing to do)"),
+    (1, "error"),
+    (2, "wrong usage or configuration"),
+    (3, "finished, but some videos failed; they are listed"),
+    (4, "a needed artefact is missing; the message has the command that makes it"),
+    (5, "verification failed"),
+    (75, "stopped by a signal, safe to run again"),
+    (130, "Ctrl-C"),
+)
+
+PITCH = "Video anomaly detection: extract features once, train, evaluate, and trace every number back to the frames."
+TOUR = (
+    ("vad demo", "the whole job on videos it makes itself"),
+    ("vad predict video.mp4", "a curve of your own video, no training needed"),
+    ("vad extract ucf-crime", "then: vad train --method mil-rank, vad eval --metric auc"),
+)
+
+
+class LazyVerb(TyperCommand):
+    """Stands for a verb in lists, help and completion; becomes the real command when it is about to run."""
+
+    def __init__(self, verb: Verb) -> None:
+        super().__init__(verb.name, help=verb.help, rich_help_panel=verb.panel)
+        self.verb = verb
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """The context of the real command, whose module is imported now."""
+        return load(self.verb).make_context(*args, **kwargs)
+
+
+class VerbGroup(TyperGroup):
+    """A group filled from the table; its help is drawn without importing Rich or any verb."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands.update({verb.name: LazyVerb(verb) for verb in present()})
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """The overview: what it is, where to start, verbs in panels, exit codes."""
+        formatter.write(_overview(ctx, self))
+
+
+def present() -> list[Verb]:
+    """The verbs whose module is installed, in the table's order."""
+    return [verb for verb in VERBS if (COMMANDS / f"{verb.module}.py").is_file()]
+
+
+def load(verb: Verb) -> Any:
+    """Import the verb's module and build its command."""
+    target = getattr(importlib.import_module(f"vadcli.commands.{verb.module}"), verb.attribute)
+    if isinstance(target, typer.Typer):
+        command: Any = typer.main.get_group(target)
+        command.help = command.help or verb.help
+        command.no_args_is_help = True
+    else:
+        holder = typer.Typer(add_completion=False)
+        holder.command(verb.name)(target)
+        command = typer.main.get_command(holder)
+    command.name = verb.name
+    return command
+
+
+app = typer.Typer(
+    name="vad", cls=VerbGroup, help=PITCH, context_settings={"help_option_names": ["-h", "--help"]}, add_completion=True
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        import importlib.metadata
+
+        typer.echo(f"vadcli {importlib.metadata.version('vadcli')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def globals_(
+    ctx: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes, only the answer.")] = False,
+) -> None:
+    """Keep the global options for the verb; without a verb, show the overview."""
+    ctx.obj = Settings(debug=debug, quiet=quiet)
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `vad` and `vadcli`: run and leave with the exit code."""
+    code = run(sys.argv[1:] if argv is None else argv)
+    console.flush()
+    sys.exit(code)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line and return its exit code."""
+    arguments = _globals_first(argv)
+    debug = "--debug" in arguments[:2]
+    previous = signal.signal(signal.SIGTERM, _stop)
+    try:
+        result = typer.main.get_command(app).main(args=arguments, prog_name=_program(), standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except BaseException as error:  # noqa: BLE001  the outermost frame: every error becomes a message and a code
+        return _code_of(error, debug=debug)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _program() -> str:
+    name = Path(sys.argv[0]).stem
+    return name if name in {"vad", "vadcli"} else "vad"
+
+
+def _globals_first(argv: Sequence[str]) -> list[str]:
+    """--debug, --quiet and -q are accepted anywhere before `--`; they are moved to the front."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    moved = [word for word in argv[:end] if word in {"--debug", "--quiet", "-q"}]
+    return sorted(set(moved)) + [word for word in argv[:end] if word not in moved] + list(argv[end:])
+
+
+def _code_of(error: BaseException, *, debug: bool) -> int:
+    if debug and not isinstance(error, SystemExit | typer.Exit):
+        import traceback
+
+        console.error_text("".join(traceback.format_exception(error)))
+    match error:
+        case SystemExit():
+            return error.code if isinstance(error.code, int) else int(error.code is not None)
+        case typer.Exit():
+            return error.exit_code
+        case KeyboardInterrupt() | typer.Abort():
+            console.error("interrupted", hint="the same command goes on from what is finished")
+            return 130
+        case VadError():
+            console.error(error.message, hint=error.hint)
+            return error.exit_code
+        case TyperException():
+            console.error(error.format_message(), hint=_help_of(error))
+            return error.exit_code
+        case MemoryError():
+            console.error("out of memory", hint="fewer --workers or a smaller --batch")
+            return 1
+        case OSError() if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            console.error(f"no space left: {error}", hint="free some space; the same command finishes the rest")
+            return 1
+        case _:
+            console.error(f"unexpected {type(error).__name__}: {error}", hint="--debug shows the traceback")
+            return 1
+
+
+def _help_of(error: TyperException) -> str:
+    ctx = getattr(error, "ctx", None)
+    return f"{ctx.command_path if ctx else 'vad'} --help"
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Stopped(
+        f"stopped by {signal.Signals(number).name}", hint="finished videos are kept; the same command goes on"
+    )
+
+
+def _overview(ctx: Any, group: TyperGroup) -> str:
+    sections = [
+        (panel, [(v.name, v.help) for v in present() if v.panel == panel]) for panel in (START, WORK, LOOK, STORE)
+    ]
+    records = (parameter.get_help_record(ctx) for parameter in group.get_params(ctx))
+    sections.append(("Global options", [(record[0], record[1]) for record in records if record]))
+    sections.append(("Exit codes", [(str(code), meaning) for code, meaning in EXIT_CODES]))
+    usage = "\n".join([PITCH, "", "Usage: vad [--debug] [--quiet] VERB ...      vad VERB --help says more", ""])
+    tour = "\n".join(f"  {command:<24}{what}" for command, what in TOUR)
+    return f"{usage}\n{tour}\n\n" + console.panels([section for section in sections if section[1]])

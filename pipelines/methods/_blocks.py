@@ -260,14 +260,13 @@ def build_trunk(kind: Trunk, width: int, config: LgtConfig) -> nn.Module:
     """The temporal adapter of an ablation row: forward(x (B, S, D), mask (B, S)) -> (B, S, D)."""
     if kind == "transformer":  # the local part with 2 layers, 8 heads and no window
         return LocalPart(width, config.model_copy(update={"layers": 2, "heads": 8, "attn_window": 0}))
-    builders = {
-        "lgt": lambda: Lgt(width, config),
-        "gcn": lambda: GlobalPart(width, config),
-        "axial": lambda: Axial(width, config),
-        "ta": lambda: DistanceAdapter(width),
-        "none": Identity,
-    }
-    return builders[kind]()
+    if kind == "lgt":
+        return Lgt(width, config)
+    if kind == "gcn":
+        return GlobalPart(width, config)
+    if kind == "axial":
+        return Axial(width, config)
+    return DistanceAdapter(width) if kind == "ta" else Identity()
 
 
 class InputProjection(nn.Module):

@@ -359,8 +359,8 @@ def _shared(guide: Tensor, mask: Tensor, groups: int) -> Tensor:
     """Guide vectors averaged over `groups` consecutive rows, weighted by their valid clips: (B, d) -> (B, d)."""
     if groups == 1:
         return guide
-    weight = mask.sum(1, keepdim=True).float()
-    total = (guide * weight).unflatten(0, (-1, groups)).sum(1) / weight.unflatten(0, (-1, groups)).sum(1)
+    weight = mask.sum(1, keepdim=True).float().reshape(-1, groups, 1)  # (videos, groups, 1)
+    total = (guide.reshape(len(weight), groups, -1) * weight).sum(1) / weight.sum(1)
     return total.repeat_interleave(groups, 0)
 
 

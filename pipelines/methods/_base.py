@@ -3,6 +3,8 @@
 Module-level contract of a method file: `NAME`, `SUMMARY`, `DEFAULT_FEATURES` (what its paper or we take: a tuple of
 encoder names to try in order), `KIND` ("features" | "frames" | "tubes"), `Config` (a MethodConfig), `PRESETS` (name -> nested
 dict of config values), `RESULTS` (the paper's table as data), and `build(config, shape, resources) -> Method`.
+`build` draws its initial weights from torch's global generator, which the train stage seeds just before. Without
+`--preset`, training takes the preset named like the dataset, else `DEFAULT_PRESET` (a str) where the file states one.
 """
 
 from __future__ import annotations
@@ -15,8 +17,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor, nn
 
+from pipelines.errors import UsageError
 from pipelines.recipe import Config
 from pipelines.records import Bag, Scores
 
@@ -24,32 +28,37 @@ Length = Literal["bins", "bins-pad", "pick-pad", "window", "full"]
 
 
 class OptimConfig(Config):
-    """The optimiser of a phase."""
+    """The optimiser of a phase and its schedule, both in steps."""
 
     name: Literal["adam", "adamw", "adagrad", "sgd"] = "adam"
     lr: float = 1e-4
     weight_decay: float = 0.0
-    clip_norm: float | None = None
+    momentum: float = 0.0  # of sgd
+    clip_norm: float | None = None  # gradients are cut to this global L2 norm
+    schedule: Literal["constant", "cosine", "step", "onecycle"] = "constant"
+    warmup: int = 0  # steps of linear rise before the schedule proper (cosine, step and constant)
+    milestones: tuple[int, ...] = ()  # of `step`: the factor is multiplied by gamma at each
+    gamma: float = 0.1
 
 
 class DataConfig(Config):
     """How videos become a batch (reference: length policies, pair loaders)."""
 
     length: Length = "bins"
-    size: int = 32  # S for bins, bins-pad, pick-pad and window
+    size: int = Field(32, ge=1)  # S for bins, bins-pad, pick-pad and window
     pairing: Literal["pairs", "mixed"] = "pairs"  # pairs: normals first, then abnormals
-    batch_normal: int = 30
-    batch_abnormal: int = 30
-    batch: int = 64  # for "mixed"
+    batch_normal: int = Field(30, ge=1)  # of `pairs`; never more than the list holds
+    batch_abnormal: int = Field(30, ge=1)
+    batch: int = Field(64, ge=1)  # of `mixed`
     crops: Literal["samples", "inside", "first"] = "samples"
-    l2_norm: bool = False  # L2-normalise every vector (of each stream) before anything else
-    standardise: bool = False  # per-dimension mean and deviation of the training list, stored with the weights
+    normalise: Literal["none", "l2-clips", "l2-segments"] = "none"  # of each stream; before or after the length policy
+    standardise: bool = False  # per-dimension mean and deviation of the training clips, stored with the weights
 
 
 class MethodConfig(Config):
-    """Base of every method's configuration: what all of them share."""
+    """Base of every method's configuration: what all of them share. Budgets count steps, never epochs."""
 
-    steps: int = 2000
+    steps: int = Field(2000, ge=1)
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()
 
@@ -70,8 +79,9 @@ class Shape:
 class Resources:
     """What the train stage hands a method that is not in the bags; empty for most methods.
 
-    `text` maps a prompt set's name to (Y or more, D_text) float32; `pseudo` maps video ids to (T,) labels; `motion`
-    says where the motion encoder's scalar stands in D, when the features hold one.
+    `text` maps a prompt set's name to (Y or more, D_text) float32 (saved with the run, so that a loaded run needs
+    nothing else); `pseudo` maps video ids to (T,) labels in [0, 1], which reach the method cut and pooled like the
+    clips, as `bag.extras["pseudo"]` (B, S); `extras` holds what a method asks for by name (a text tower).
     """
 
     text: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
@@ -83,25 +93,35 @@ class Resources:
 class Phase:
     """One optimisation: which parameters, on which data, with which losses, for how many steps.
 
-    `losses(bag)` returns named, already weighted terms; their sum is minimised and each is logged. `schedule` maps a
-    step in [0, steps) to a factor on the learning rate.
+    `losses(bag)` returns named, already weighted terms; their sum is minimised and each is logged. The bag's
+    `extras` hold "step" and "steps" of the phase (for annealing), "crop_index" (B,) of each row, "starts" (B,) the
+    first clip of each row's window, and "pseudo" (B, S) where pseudo labels exist. Rows of a `pairs` batch are normals
+    first; `bag.y` says which. `parameters` are torch parameter groups: each may carry its own `lr` and `weight_decay`.
+    `schedule` maps a step in [0, steps) to a factor on every group's learning rate; `optim.schedule` unless given.
     """
 
     name: str
-    parameters: Sequence[dict[str, Any]]  # torch parameter groups
+    parameters: Sequence[dict[str, Any]]
     data: DataConfig
     losses: Callable[[Bag], dict[str, Tensor]]
     steps: int
     optim: OptimConfig
     schedule: Callable[[int], float] | None = None
+    before: Callable[[], None] | None = None  # once, when the phase starts (never again on resume)
     after_step: Callable[[], None] | None = None  # clamps and the like
 
 
 class Method(nn.Module, ABC):
-    """One method. Its parameters and buffers are its whole learnt state (saved as safetensors)."""
+    """One method. Its parameters and buffers are its whole learnt state (saved as safetensors).
 
-    needs_class_labels: bool = False
+    Randomness comes from torch's global generator alone (seeded, and saved with a stopped run). Losses and scores
+    must not change with what stands in padding (`bag.mask`), nor with the other videos of a batch at scoring.
+    """
+
+    supervision: Literal["weak", "one-class", "none"] = "weak"  # weak: needs normal and abnormal training videos
+    needs_class_labels: bool = False  # every anomaly class needs a training video
     needs_text: bool = False
+    notes: tuple[str, ...] = ()  # what a user should know of this build ("one anomaly class: the middle level is off")
 
     def phases(self) -> list[Phase]:
         """The optimisations in order; empty for methods that fit in closed form or not at all."""
@@ -114,7 +134,7 @@ class Method(nn.Module, ABC):
     def score(self, bag: Bag) -> Scores:
         """Scores of one full-length video: `bag` has B = 1 and all crops in K. Runs under no_grad in eval mode.
 
-        `spans`, `stride` and `n_frames` come from `bag.extras`.
+        `spans`, `stride` and `n_frames` come from `bag.extras` (`scores_of` reads them).
         """
 
     def stages(self, bag: Bag) -> dict[str, NDArray[np.float32]]:
@@ -128,6 +148,21 @@ class Method(nn.Module, ABC):
             "parameters": float(sum(p.numel() for p in parameters)),
             "trainable": float(sum(p.numel() for p in parameters if p.requires_grad)),
         }
+
+
+def stream_slice(shape: Shape, prefix: str, *, method: str) -> slice:
+    """The slice of D that the stream `prefix` (an encoder name, or its part before the colon) fills.
+
+    Raises:
+        UsageError: the features hold no such stream.
+    """
+    for name, where in shape.streams.items():
+        if name == prefix or name.partition(":")[0] == prefix:
+            return where
+    raise UsageError(
+        f"{method} needs the features of {prefix!r}, these are {'+'.join(shape.streams)}",
+        hint=f"vad extract DATASET --encoder {prefix}, then --features {prefix} (or A+{prefix})",
+    )
 
 
 def scores_of(bag: Bag, clips: Tensor, classes: Tensor | None = None, **fields: Any) -> Scores:

@@ -1,0 +1,178 @@
+"""A trained run scores videos: full length, all crops, eval mode, one video at a time (so batches change nothing)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipelines.errors import UsageError, VerificationError
+from pipelines.methods._base import Method, Shape
+from pipelines.progress import Progress, Silent
+from pipelines.records import Bag, Scores, VideoFacts
+from pipelines.store.features import FeatureStore
+from pipelines.training.bags import Inputs, JoinedFeatures
+from pipelines.training.checkpoint import LoadedRun, check_features
+
+
+def score_store(
+    run: LoadedRun,
+    stores: Sequence[FeatureStore],
+    video_ids: Sequence[str],
+    *,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Iterator[Scores]:
+    """Scores of each video, in order, from stored features.
+
+    Raises:
+        UsageError: features of another recipe than the run's (at the first step).
+        MissingArtifactError, VerificationError: a video that is missing or damaged; names it.
+    """
+    check_features(run, stores)
+    joined = JoinedFeatures(stores, crops=_crops(run, stores))
+    sink = progress or Silent()
+    sink.start(len(video_ids), f"scoring with {run.method_name}")
+    for video_id in video_ids:
+        values, facts = joined.read(video_id), joined.facts(video_id)
+        yield score_joined(run.method, run.inputs, run.shape, values, facts, joined.crops, video_id, device=device)
+        sink.advance()
+    sink.finish()
+
+
+def score_features(
+    run: LoadedRun,
+    arrays: Mapping[str, NDArray[np.float16]],
+    facts: VideoFacts,
+    *,
+    video_id: str,
+    device: str = "cpu",
+) -> Scores:
+    """Scores of one video from arrays at hand: stream name -> (T, K, D) float16, crops as in `facts.crops`.
+
+    Raises:
+        UsageError: a stream that the run needs is not there.
+        VerificationError: streams of different length, another width, NaN; names the video.
+    """
+    return score_joined(
+        run.method, run.inputs, run.shape, join(run, arrays, video_id), facts, facts.crops, video_id, device=device
+    )
+
+
+def features_bag(
+    run: LoadedRun,
+    arrays: Mapping[str, NDArray[np.float16]],
+    facts: VideoFacts,
+    *,
+    video_id: str,
+    device: str = "cpu",
+) -> Bag:
+    """The one-video Bag that the run's method scores; for `Method.stages`."""
+    return make_bag(join(run, arrays, video_id), facts, facts.crops, video_id, run.shape, run.inputs, device=device)
+
+
+def score_joined(
+    method: Method,
+    inputs: Inputs,
+    shape: Shape,
+    values: NDArray[np.float16],
+    facts: VideoFacts,
+    crops: tuple[str, ...],
+    video_id: str,
+    *,
+    device: str = "cpu",
+) -> Scores:
+    """Scores of values (T, K, D) by a method in eval mode, without gradients.
+
+    Raises:
+        VerificationError: the method gave scores of another length, or NaN; names the video.
+    """
+    bag = make_bag(values, facts, crops, video_id, shape, inputs, device=device)
+    was_training = method.training
+    method.eval()
+    try:
+        with torch.no_grad():
+            scores = method.score(bag)
+    finally:
+        method.train(was_training)
+    if scores.clips.shape != (len(crops), len(values)) and not scores.levels:
+        raise VerificationError(f"video {video_id!r}: scores of shape {scores.clips.shape} for {len(values)} clips")
+    if not np.isfinite(scores.clips).all():
+        raise VerificationError(f"video {video_id!r}: the method gives NaN or infinite scores")
+    return scores
+
+
+def make_bag(
+    values: NDArray[np.float16],
+    facts: VideoFacts,
+    crops: tuple[str, ...],
+    video_id: str,
+    shape: Shape,
+    inputs: Inputs,
+    *,
+    device: str = "cpu",
+) -> Bag:
+    """The one-video bag of values (T, K, D): x (1, K, T, D) float32 on `device`; labels are zeros (unknown).
+
+    Raises:
+        VerificationError: a width or crop count that does not fit; names the video.
+    """
+    t, k, d = values.shape
+    if d != shape.dim or k != len(crops):
+        raise VerificationError(
+            f"video {video_id!r}: features of {k} crops and width {d}, expected {len(crops)} and {shape.dim}"
+        )
+    x = torch.from_numpy(np.ascontiguousarray(values.transpose(1, 0, 2), dtype=np.float32)).to(device)  # (K, T, D)
+    return Bag(
+        x=inputs(x).unsqueeze(0),
+        mask=torch.ones(1, t, dtype=torch.bool, device=device),
+        lengths=torch.tensor([t], device=device),
+        y=torch.zeros(1, device=device),
+        classes=torch.zeros(1, len(shape.classes), device=device),
+        video_ids=(video_id,),
+        crops=tuple(crops),
+        streams=dict(shape.streams),
+        extras={"spans": spans_of(t, facts), "n_frames": facts.n_frames, "stride": facts.stride, "fps": facts.fps},
+    )
+
+
+def spans_of(t: int, facts: VideoFacts) -> NDArray[np.int64]:
+    """Frames that each of t clips speaks for, (t, 2) int64 half-open, cut at the video's end.
+
+    T comes from the array and is never derived from the frame count: imported features may disagree with it.
+    """
+    starts = np.minimum(np.arange(t, dtype=np.int64) * facts.stride, facts.n_frames)
+    return np.stack([starts, np.minimum(starts + facts.clip_len, facts.n_frames)], axis=1)
+
+
+def join(run: LoadedRun, arrays: Mapping[str, NDArray[np.float16]], video_id: str) -> NDArray[np.float16]:
+    """The run's streams joined along D in its own order, (T, K, D)."""
+    missing = [need.stream for need in run.features if need.stream not in arrays]
+    if missing:
+        raise UsageError(f"the run needs the streams {', '.join(missing)}; given are {', '.join(arrays) or 'none'}")
+    parts = [arrays[need.stream] for need in run.features]
+    for need, part in zip(run.features, parts, strict=True):
+        if part.ndim != 3 or part.shape[2] != need.dim or part.shape[:2] != parts[0].shape[:2]:
+            raise VerificationError(
+                f"video {video_id!r}: stream {need.stream} has shape {part.shape}, "
+                f"expected ({parts[0].shape[0]}, {parts[0].shape[1]}, {need.dim})"
+            )
+        if not np.isfinite(part).all():
+            raise VerificationError(f"video {video_id!r}: NaN or infinite features in the stream {need.stream}")
+    return np.concatenate(parts, axis=2)
+
+
+def _crops(run: LoadedRun, stores: Sequence[FeatureStore]) -> tuple[str, ...] | None:
+    """The run's own crops for a method that reads them together; every shared crop (None) otherwise."""
+    if run.config.data.crops != "inside":
+        return None
+    lacking = [c for c in run.shape.crops if any(c not in store.crops for store in stores)]
+    if lacking:
+        raise UsageError(
+            f"{run.method_name} was trained with {len(run.shape.crops)} crops inside a sample; "
+            f"these features lack {', '.join(lacking)}",
+            hint="extract this dataset with the crops of the run's features",
+        )
+    return run.shape.crops

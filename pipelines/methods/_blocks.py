@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipelines.errors import MissingArtifactError, UsageError
+from pipelines.methods._base import Resources
 from pipelines.recipe import Config
 
 
@@ -297,6 +300,29 @@ def windows(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
 def unwindow(y: Tensor, crops: int, t: int) -> Tensor:
     """The inverse of `windows` for outputs: (K*W, size', ...) -> (K, T, ...)."""
     return y.reshape(crops, -1, *y.shape[2:])[:, :t]
+
+
+def text_vectors(resources: Resources, name: str, width: int, *, rows: int | None = None) -> Tensor:
+    """Frozen unit text vectors (rows, width), widened by zero columns, which keep every cosine.
+
+    Raises:
+        MissingArtifactError: `resources.text` has no such set.
+        UsageError: another number of rows, or vectors wider than the model.
+    """
+    if name not in resources.text:
+        raise MissingArtifactError(
+            f"the method needs the text vectors {name!r}",
+            hint="vad train makes them; a library user fills Resources.text",
+        )
+    vectors = torch.from_numpy(np.asarray(resources.text[name], dtype=np.float32))
+    if rows is not None and len(vectors) != rows:
+        raise UsageError(f"{len(vectors)} text vectors {name!r} for {rows} classes")
+    if vectors.shape[1] > width:
+        raise UsageError(
+            f"text vectors of width {vectors.shape[1]} do not fit width={width}",
+            hint=f"--set width={vectors.shape[1]}",
+        )
+    return F.pad(F.normalize(vectors, dim=-1), (0, width - vectors.shape[1]))
 
 
 def cosine_map(features: Tensor, text: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipelines.errors import MissingArtifactError, UsageError
+from pipelines.errors import UsageError
 from pipelines.methods._base import (
     DataConfig,
     Method,
@@ -34,6 +34,7 @@ from pipelines.methods._blocks import (
     build_trunk,
     cosine_map,
     mlp,
+    text_vectors,
     unwindow,
     windows,
 )
@@ -133,9 +134,8 @@ class FineVad(Method):
         self.config, self.classes = config, shape.classes
         if len(shape.classes) < 2:
             raise UsageError(f"fine-vad needs a normal class and an anomaly class, the dataset has {shape.classes}")
-        coarse, fine = (_text(resources, name, config.width) for name in ("coarse", "classes"))
-        if len(fine) != len(shape.classes):
-            raise UsageError(f"{len(fine)} class texts for {len(shape.classes)} classes: {', '.join(shape.classes)}")
+        coarse = text_vectors(resources, "coarse", config.width, rows=2)
+        fine = text_vectors(resources, "classes", config.width, rows=len(shape.classes))
         macro, group_of = macro_classes(fine.numpy(), config.macro)
         # One anomaly class has nothing to group: the middle level would repeat the fine one, and is skipped.
         self.levels = _levels(config.levels) - ({"inter"} if len(shape.classes) == 2 else set())
@@ -362,21 +362,6 @@ def _shared(guide: Tensor, mask: Tensor, groups: int) -> Tensor:
     weight = mask.sum(1, keepdim=True).float().reshape(-1, groups, 1)  # (videos, groups, 1)
     total = (guide.reshape(len(weight), groups, -1) * weight).sum(1) / weight.sum(1)
     return total.repeat_interleave(groups, 0)
-
-
-def _text(resources: Resources, name: str, width: int) -> Tensor:
-    """Frozen text vectors brought to the model's width by zero columns, which keep every cosine."""
-    if name not in resources.text:
-        raise MissingArtifactError(
-            f"fine-vad needs the text vectors {name!r}",
-            hint="vad train makes them; a library user fills Resources.text",
-        )
-    vectors = torch.from_numpy(np.asarray(resources.text[name], dtype=np.float32))
-    if vectors.shape[1] > width:
-        raise UsageError(
-            f"text vectors of width {vectors.shape[1]} do not fit width={width}", hint=f"--set width={vectors.shape[1]}"
-        )
-    return F.pad(F.normalize(vectors, dim=-1), (0, width - vectors.shape[1]))
 
 
 RESULTS: tuple[dict[str, Any], ...] = (

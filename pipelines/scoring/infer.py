@@ -12,27 +12,27 @@ from pipelines.errors import UsageError, VerificationError
 from pipelines.methods._base import Method, Shape
 from pipelines.progress import Progress, Silent
 from pipelines.records import Bag, Scores, VideoFacts
-from pipelines.store.features import FeatureStore
-from pipelines.training.bags import Inputs, JoinedFeatures
+from pipelines.training.inputs import Inputs, JoinedFeatures, Stream
 from pipelines.training.checkpoint import LoadedRun, check_features
 
 
 def score_store(
     run: LoadedRun,
-    stores: Sequence[FeatureStore],
+    stores: Sequence[Stream],
     video_ids: Sequence[str],
     *,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> Iterator[Scores]:
-    """Scores of each video, in order, from stored features.
+    """Scores of each video, in order, from stored features (one entry of `stores` a stream, in the run's order).
 
     Raises:
         UsageError: features of another recipe than the run's (at the first step).
         MissingArtifactError, VerificationError: a video that is missing or damaged; names it.
     """
     check_features(run, stores)
-    joined = JoinedFeatures(stores, crops=_crops(run, stores))
+    joined = JoinedFeatures(stores)
+    joined = JoinedFeatures(stores, crops=_crops(run, joined.crops))
     sink = progress or Silent()
     sink.start(len(video_ids), f"scoring with {run.method_name}")
     for video_id in video_ids:
@@ -164,11 +164,11 @@ def join(run: LoadedRun, arrays: Mapping[str, NDArray[np.float16]], video_id: st
     return np.concatenate(parts, axis=2)
 
 
-def _crops(run: LoadedRun, stores: Sequence[FeatureStore]) -> tuple[str, ...] | None:
-    """The run's own crops for a method that reads them together; every shared crop (None) otherwise."""
+def _crops(run: LoadedRun, have: Sequence[str]) -> tuple[str, ...]:
+    """The run's own crops for a method that reads them together; every shared crop otherwise."""
     if run.config.data.crops != "inside":
-        return None
-    lacking = [c for c in run.shape.crops if any(c not in store.crops for store in stores)]
+        return tuple(have)
+    lacking = [name for name in run.shape.crops if name not in have]
     if lacking:
         raise UsageError(
             f"{run.method_name} was trained with {len(run.shape.crops)} crops inside a sample; "

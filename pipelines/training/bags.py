@@ -1,4 +1,4 @@
-"""Features become batches: joined streams, length policies, crops, pair and mixed batches, a sampler that resumes.
+"""Features become batches: length policies, crops, pair and mixed batches, a sampler that resumes.
 
 Everything is read once into one ragged float16 array with offsets (in memory, memory-mapped where it does not fit, on
 the device where it fits). A batch is one gather from it.
@@ -15,13 +15,13 @@ import numpy as np
 import psutil
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from pipelines.errors import MissingArtifactError, UsageError, VerificationError
+from pipelines.errors import UsageError, VerificationError
 from pipelines.methods._base import DataConfig
 from pipelines.recipe import suggest
-from pipelines.records import Bag, Video, VideoFacts
-from pipelines.store.features import FeatureStore
+from pipelines.records import Bag, Video
+from pipelines.training.inputs import Inputs, JoinedFeatures
 
 MEMORY_SHARE = 0.6  # of the free memory (of the machine, or of the device) that features may take
 WINDOW_DRAWS = 200
@@ -39,165 +39,6 @@ class BatchSource(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state` was taken."""
-
-
-class JoinedFeatures:
-    """One or several features artefacts read as one: `A+B` is joined per clip along D, in the order written.
-
-    Args:
-        stores: artefacts of the same clips (clip_len, stride, frame rate and last-clip rule agree).
-        crops: the crop names to read; those that all artefacts have, in the first one's order, unless given.
-
-    Raises:
-        UsageError: the artefacts speak of different clips, or share no crop, or lack one that is asked for.
-    """
-
-    def __init__(self, stores: Sequence[FeatureStore], *, crops: Sequence[str] | None = None) -> None:
-        self.stores = tuple(stores)
-        self._check_clips()
-        shared = tuple(c for c in self.stores[0].crops if all(c in store.crops for store in self.stores))
-        self.crops = tuple(crops) if crops is not None else shared
-        lacking = [c for c in self.crops if c not in shared]
-        if not self.crops or lacking:
-            have = ", ".join(f"{name} has {'/'.join(s.crops)}" for name, s in zip(self.names, self.stores, strict=True))
-            raise UsageError(f"crops {'/'.join(lacking) or '(none shared)'} are not in all features: {have}")
-        self._widths: tuple[int, ...] | None = None
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Encoder name of each stream."""
-        return tuple(str(store.artifact.recipe["encoder"]) for store in self.stores)
-
-    @property
-    def clip_len(self) -> int:
-        return int(self.stores[0].artifact.recipe["clip_len"])
-
-    @property
-    def stride(self) -> int:
-        return int(self.stores[0].artifact.recipe["stride"])
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Width of each stream, from the first video of each artefact."""
-        if self._widths is None:
-            self._widths = tuple(store.shape(_any_video(store))[2] for store in self.stores)
-        return self._widths
-
-    @property
-    def dim(self) -> int:
-        return sum(self.widths)
-
-    @property
-    def streams(self) -> dict[str, slice]:
-        """Name -> slice of D; a second stream of one encoder is named `<encoder>#2`."""
-        found: dict[str, slice] = {}
-        at = 0
-        for name, width in zip(self.names, self.widths, strict=True):
-            key = name if name not in found else f"{name}#{1 + sum(k.partition('#')[0] == name for k in found)}"
-            found[key] = slice(at, at + width)
-            at += width
-        return found
-
-    def videos(self) -> set[str]:
-        """Ids that every stream has."""
-        return set.intersection(*(store.videos() for store in self.stores))
-
-    def facts(self, video_id: str) -> VideoFacts:
-        """The first stream's facts of a video."""
-        return self.stores[0].facts(video_id)
-
-    def read(self, video_id: str) -> NDArray[np.float16]:
-        """(T, K, D) float16 of one video.
-
-        Raises:
-            VerificationError: NaN or infinite values, another width, or streams of different length; names the video.
-        """
-        parts = [self._stream(store, video_id) for store in self.stores]
-        lengths = [len(part) for part in parts]
-        if len(set(lengths)) > 1:
-            told = ", ".join(f"{name} has {n} clips" for name, n in zip(self.names, lengths, strict=True))
-            raise VerificationError(
-                f"video {video_id!r}: joined features differ in length: {told}",
-                hint="vad extract DATASET --encoder A,B makes both from one decode",
-            )
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
-
-    def _stream(self, store: FeatureStore, video_id: str) -> NDArray[np.float16]:
-        values = store.read(video_id)
-        width = self.widths[self.stores.index(store)]
-        if values.shape[2] != width:
-            raise VerificationError(
-                f"video {video_id!r}: features of width {values.shape[2]} in {store.folder.name}, the others have {width}"
-            )
-        crops = store.facts(video_id).crops
-        if crops != self.crops:
-            values = values[:, [_crop_index(crops, name, video_id) for name in self.crops]]
-        if not np.isfinite(values).all():
-            clip = int(np.argwhere(~np.isfinite(values).all(axis=(1, 2)))[0, 0])
-            raise VerificationError(
-                f"video {video_id!r}: NaN or infinite features at clip {clip} in {store.folder}",
-                hint="vad cache verify",
-            )
-        return values
-
-    def _check_clips(self) -> None:
-        if not self.stores:
-            raise UsageError("no features were named")
-        first = self.stores[0].artifact.recipe
-        for store in self.stores[1:]:
-            recipe = store.artifact.recipe
-            for key in ("clip_len", "stride", "fps", "last_clip"):
-                if recipe.get(key) != first.get(key):
-                    raise UsageError(
-                        f"features cannot be joined: {key} is {first.get(key)} in {self.stores[0].folder.name} "
-                        f"and {recipe.get(key)} in {store.folder.name}",
-                        hint="extract both with the same --clip-len and --stride (one decode: --encoder A,B)",
-                    )
-
-
-class Inputs(nn.Module):
-    """What happens to a vector before a method sees it: L2 norm of each stream, then standardisation.
-
-    `mean`, `std` (D,) float32 are saved with the weights; they are 0 and 1 unless `fit_to` was called.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, dim: int, streams: Mapping[str, slice], data: DataConfig) -> None:
-        super().__init__()
-        self.streams = dict(streams)
-        self.l2 = data.normalise != "none"
-        self.standardise = data.standardise
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("std", torch.ones(dim))
-
-    def unit(self, x: Tensor) -> Tensor:
-        """Every stream's vector at length 1 (zeros stay zeros); the last axis is D."""
-        parts = [nn.functional.normalize(x[..., where], dim=-1, eps=1e-6) for where in self.streams.values()]
-        return torch.cat(parts, dim=-1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (..., D) float32 -> the same shape."""
-        if self.l2:
-            x = self.unit(x)
-        return (x - self.mean) / self.std if self.standardise else x
-
-    def fit_to(self, values: Tensor) -> None:
-        """Take mean and deviation per dimension from values (N, K, D), in float64 by blocks; a constant gets 1."""
-        total = torch.zeros(values.shape[-1], dtype=torch.float64)
-        square = torch.zeros_like(total)
-        count = values.shape[0] * values.shape[1]
-        rows = 65536 // values.shape[1] + 1
-        for start in range(0, len(values), rows):
-            x = values[start : start + rows].float()
-            x = (self.unit(x) if self.l2 else x).double().flatten(0, 1).cpu()
-            total += x.sum(0)
-            square += (x * x).sum(0)
-        mean = total / count
-        std = (square / count - mean * mean).clamp(min=0).sqrt()
-        self.mean.copy_(mean)
-        self.std.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
 
 
 def bin_edges(n: int, size: int) -> NDArray[np.int64]:
@@ -265,8 +106,7 @@ def load_ragged(
     Raises:
         VerificationError: NaN, widths or lengths that disagree; names the video.
     """
-    shapes = [features.stores[0].shape(video)[0] for video in video_ids]
-    sizes = [len(fixed_length(np.empty(n), data)) for n in shapes]
+    sizes = [len(fixed_length(np.empty(features.length(video)), data)) for video in video_ids]
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     values = _allocate((int(offsets[-1]), len(features.crops), features.dim))
     line = np.zeros(int(offsets[-1]), np.float32) if track else None
@@ -482,16 +322,3 @@ def _track_of(track: NDArray[np.float32], n: int, video_id: str) -> NDArray[np.f
     if len(track) != n:
         raise VerificationError(f"video {video_id!r}: {len(track)} pseudo labels for {n} clips")
     return track
-
-
-def _crop_index(crops: Sequence[str], name: str, video_id: str) -> int:
-    if name not in crops:
-        raise VerificationError(f"video {video_id!r}: no crop {name!r}, it has {'/'.join(crops)}")
-    return list(crops).index(name)
-
-
-def _any_video(store: FeatureStore) -> str:
-    videos = store.videos()
-    if not videos:
-        raise MissingArtifactError(f"{store.folder} holds no videos yet", hint="vad extract DATASET, then vad status")
-    return min(videos)

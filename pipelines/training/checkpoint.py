@@ -25,7 +25,7 @@ from pipelines.errors import MissingArtifactError, UsageError, VerificationError
 from pipelines.methods._base import Method, MethodConfig, Resources, Shape
 from pipelines.recipe import resolve
 from pipelines.store.features import FeatureStore
-from pipelines.training.bags import Inputs
+from pipelines.training.inputs import Inputs, Stream
 
 RUN = "run"
 WEIGHTS = "model.safetensors"
@@ -114,18 +114,23 @@ def load_run(folder: Path, *, device: str = "cpu") -> LoadedRun:
     )
 
 
-def check_features(run: LoadedRun, stores: Sequence[FeatureStore]) -> None:
+def check_features(run: LoadedRun, streams: Sequence[Stream]) -> None:
     """Refuse features that another recipe made than those the run was trained on.
 
     Raises:
         UsageError: names every recipe value that differs (crops may be others: scores are averaged over them).
     """
-    if len(stores) != len(run.features):
+    if len(streams) != len(run.features):
         raise UsageError(
             f"the run was trained on {'+'.join(need.encoder for need in run.features)}, "
-            f"{len(stores)} features artefacts were given"
+            f"{len(streams)} features artefacts were given"
         )
-    for need, store in zip(run.features, stores, strict=True):
+    pairs = [
+        (need, store)
+        for need, stream in zip(run.features, streams, strict=True)
+        for store in ((stream,) if isinstance(stream, FeatureStore) else stream)
+    ]
+    for need, store in pairs:
         differing = recipe_differences(need.recipe, store.artifact.recipe)
         if store.artifact.id != need.id and differing:
             raise UsageError(

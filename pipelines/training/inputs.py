@@ -1,0 +1,210 @@
+"""What a method's input is made of: joined streams of stored features, and their normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pipelines.errors import MissingArtifactError, UsageError, VerificationError
+from pipelines.methods._base import DataConfig
+from pipelines.records import VideoFacts
+from pipelines.store.features import FeatureStore
+
+Stream = FeatureStore | Sequence[FeatureStore]
+BLOCK = 65536  # vectors a time when statistics are taken
+
+
+class JoinedFeatures:
+    """One or several features artefacts read as one: `A+B` is joined per clip along D, in the order written.
+
+    Args:
+        streams: artefacts of the same clips (clip_len, stride, frame rate and last-clip rule agree). A stream may be
+            several stores of one recipe (cache layers): a video is read from the first that has it.
+        crops: the crop names to read; those that all streams have, in the first one's order, unless given.
+
+    Raises:
+        UsageError: the artefacts speak of different clips, or share no crop, or lack one that is asked for.
+    """
+
+    def __init__(self, streams: Sequence[Stream], *, crops: Sequence[str] | None = None) -> None:
+        self.stacks = tuple((s,) if isinstance(s, FeatureStore) else tuple(s) for s in streams)
+        self._check_clips()
+        have = [set.intersection(*(set(store.crops) for store in stack)) for stack in self.stacks]
+        shared = tuple(c for c in self._first(0).crops if all(c in names for names in have))
+        self.crops = tuple(crops) if crops is not None else shared
+        lacking = [c for c in self.crops if c not in shared]
+        if not self.crops or lacking:
+            told = ", ".join(f"{name} has {'/'.join(sorted(h))}" for name, h in zip(self.names, have, strict=True))
+            raise UsageError(f"crops {'/'.join(lacking) or '(none shared)'} are not in all features: {told}")
+        self._widths: tuple[int, ...] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Encoder name of each stream."""
+        return tuple(str(stack[0].artifact.recipe["encoder"]) for stack in self.stacks)
+
+    @property
+    def clip_len(self) -> int:
+        """Frames of a clip."""
+        return int(self._first(0).artifact.recipe["clip_len"])
+
+    @property
+    def stride(self) -> int:
+        """Frames from one clip's start to the next one's."""
+        return int(self._first(0).artifact.recipe["stride"])
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Width of each stream, from one video of each."""
+        if self._widths is None:
+            self._widths = tuple(_any_width(stack) for stack in self.stacks)
+        return self._widths
+
+    @property
+    def dim(self) -> int:
+        """Width of the joined vector."""
+        return sum(self.widths)
+
+    @property
+    def streams(self) -> dict[str, slice]:
+        """Name -> slice of D; a second stream of one encoder is named `<encoder>#2`."""
+        ends = np.cumsum(self.widths)
+        names = stream_names(self.names)
+        return {n: slice(int(e) - w, int(e)) for n, e, w in zip(names, ends, self.widths, strict=True)}
+
+    def videos(self) -> set[str]:
+        """Ids that every stream has."""
+        return set.intersection(*(set[str]().union(*(s.videos() for s in stack)) for stack in self.stacks))
+
+    def facts(self, video_id: str) -> VideoFacts:
+        """The first stream's facts of a video."""
+        return _holder(self.stacks[0], video_id).facts(video_id)
+
+    def length(self, video_id: str) -> int:
+        """T of a video, without reading values."""
+        return _holder(self.stacks[0], video_id).shape(video_id)[0]
+
+    def read(self, video_id: str) -> NDArray[np.float16]:
+        """(T, K, D) float16 of one video.
+
+        Raises:
+            VerificationError: NaN or infinite values, another width, or streams of different length; names the video.
+        """
+        parts = [self._stream(index, video_id) for index in range(len(self.stacks))]
+        lengths = [len(part) for part in parts]
+        if len(set(lengths)) > 1:
+            told = ", ".join(f"{name} has {n} clips" for name, n in zip(self.names, lengths, strict=True))
+            raise VerificationError(
+                f"video {video_id!r}: joined features differ in length: {told}",
+                hint="vad extract DATASET --encoder A,B makes both from one decode",
+            )
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
+
+    def _stream(self, index: int, video_id: str) -> NDArray[np.float16]:
+        store = _holder(self.stacks[index], video_id)
+        values, width = store.read(video_id), self.widths[index]
+        if values.shape[2] != width:
+            raise VerificationError(
+                f"video {video_id!r}: width {values.shape[2]} in {store.folder.name}, other videos have {width}"
+            )
+        crops = store.facts(video_id).crops
+        if crops != self.crops:
+            values = values[:, [_crop_index(crops, name, video_id) for name in self.crops]]
+        if not np.isfinite(values).all():
+            clip = int(np.argwhere(~np.isfinite(values).all(axis=(1, 2)))[0, 0])
+            raise VerificationError(
+                f"video {video_id!r}: NaN or infinite features at clip {clip} in {store.folder}",
+                hint="vad cache verify",
+            )
+        return values
+
+    def _first(self, index: int) -> FeatureStore:
+        return self.stacks[index][0]
+
+    def _check_clips(self) -> None:
+        if not self.stacks or not all(self.stacks):
+            raise UsageError("no features were named")
+        first = self._first(0)
+        for stack in self.stacks[1:]:
+            for key in ("clip_len", "stride", "fps", "last_clip"):
+                ours, theirs = first.artifact.recipe.get(key), stack[0].artifact.recipe.get(key)
+                if ours != theirs:
+                    raise UsageError(
+                        f"features cannot be joined: {key} is {ours} in {first.folder.name} "
+                        f"and {theirs} in {stack[0].folder.name}",
+                        hint="extract both with the same --clip-len and --stride (one decode: --encoder A,B)",
+                    )
+
+
+class Inputs(nn.Module):
+    """What happens to a vector before a method sees it: L2 norm of each stream, then standardisation.
+
+    `mean`, `std` (D,) float32 are saved with the weights; they are 0 and 1 unless `fit_to` was called.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, dim: int, streams: Mapping[str, slice], data: DataConfig) -> None:
+        super().__init__()
+        self.streams = dict(streams)
+        self.l2 = data.normalise != "none"
+        self.standardise = data.standardise
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("std", torch.ones(dim))
+
+    def unit(self, x: Tensor) -> Tensor:
+        """Every stream's vector at length 1 (zeros stay zeros); the last axis is D."""
+        parts = [nn.functional.normalize(x[..., where], dim=-1, eps=1e-6) for where in self.streams.values()]
+        return torch.cat(parts, dim=-1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., D) float32 -> the same shape."""
+        if self.l2:
+            x = self.unit(x)
+        return (x - self.mean) / self.std if self.standardise else x
+
+    def fit_to(self, values: Tensor) -> None:
+        """Take mean and deviation per dimension from values (N, K, D), in float64 by blocks; a constant gets 1."""
+        total = torch.zeros(values.shape[-1], dtype=torch.float64)
+        square = torch.zeros_like(total)
+        count = values.shape[0] * values.shape[1]
+        rows = BLOCK // values.shape[1] + 1
+        for start in range(0, len(values), rows):
+            x = values[start : start + rows].float()
+            x = (self.unit(x) if self.l2 else x).double().flatten(0, 1).cpu()
+            total += x.sum(0)
+            square += (x * x).sum(0)
+        mean = total / count
+        std = (square / count - mean * mean).clamp(min=0).sqrt()
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
+
+
+def stream_names(encoders: Sequence[str]) -> tuple[str, ...]:
+    """Encoder names made unique: the second `motion` is `motion#2`."""
+    return tuple(
+        name if name not in encoders[:at] else f"{name}#{1 + encoders[:at].count(name)}"
+        for at, name in enumerate(encoders)
+    )
+
+
+def _holder(stack: Sequence[FeatureStore], video_id: str) -> FeatureStore:
+    return next((store for store in stack if video_id in store), stack[0])
+
+
+def _crop_index(crops: Sequence[str], name: str, video_id: str) -> int:
+    if name not in crops:
+        raise VerificationError(f"video {video_id!r}: no crop {name!r}, it has {'/'.join(crops)}")
+    return list(crops).index(name)
+
+
+def _any_width(stack: Sequence[FeatureStore]) -> int:
+    for store in stack:
+        if videos := store.videos():
+            return store.shape(min(videos))[2]
+    raise MissingArtifactError(f"{stack[0].folder} holds no videos yet", hint="vad extract DATASET, then vad status")

@@ -22,7 +22,8 @@ class Preprocess:
 
     `resize` is the short side in pixels (an int) or an exact (height, width), or None for native size; `crop_px` the
     (height, width) of each named crop, or None for the whole resized frame. Resizing is torch's antialiased uint8
-    interpolation. Normalisation happens inside the encoder, once, on the device.
+    interpolation. `mean` and `std` are in grey levels (0 to 255); normalisation happens inside the encoder, once, on
+    the device.
     """
 
     resize: int | tuple[int, int] | None
@@ -86,6 +87,14 @@ class Encoder(ABC):
 
         The result does not depend on the batch that a clip stands in (up to float rounding).
         """
+
+    def load_random(self, device: str, precision: Precision, *, seed: int = 0) -> None:
+        """As `load`, with seeded random weights of the right shapes: for counting, timing and tests without weights."""
+        self.load(device, precision)
+
+    def parameters(self) -> int:
+        """Number of parameters once loaded; 0 for a descriptor without weights."""
+        return 0
 
     def weights_sha256(self) -> str | None:
         """The hash that enters the features id."""

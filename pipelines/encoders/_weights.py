@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import logging
 import os
-from collections.abc import Iterator
+import socket
+import urllib.parse
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipelines.encoders._base import Weights
 from pipelines.errors import MissingArtifactError, VerificationError
+
+log = logging.getLogger(__name__)
 
 FOLDERS_VARIABLE = "VAD_WEIGHTS"
 CHUNK = 1 << 20
@@ -92,17 +97,74 @@ def locate(card: Weights) -> Path | None:
 
 
 def require(card: Weights, encoder: str, *, given: Path | None = None) -> Path:
-    """The path of the weights with their hash checked.
+    """The path of the weights with their hash checked; weights of the hub are fetched on first use.
 
     Raises:
         MissingArtifactError: they are nowhere (the hint says what to fetch and where to put it).
         VerificationError: the file's sha256 is not the card's.
     """
+    if given is not None and not given.is_file():
+        raise MissingArtifactError(
+            f"the weights of {encoder} are missing: {given} is no file", hint=hint(card, encoder)
+        )
     path = given or locate(card)
-    if path is None or not path.is_file():
-        where = f"{given} is not a file" if given else "they are in none of the places that are searched"
-        raise MissingArtifactError(f"the weights of {encoder} are missing: {where}", hint=hint(card, encoder))
+    if path is None:
+        path = fetch(card, encoder)
     return checked(path, card, encoder)
+
+
+def fetch(card: Weights, encoder: str, *, file: str | None = None) -> Path:
+    """Download the weights (or another `file` of the same revision) into the hub's cache; returns its path.
+
+    Raises:
+        MissingArtifactError: they come with a package, the hub is switched off (HF_HUB_OFFLINE), or it is out of reach.
+    """
+    kind, _ = scheme(card)
+    if kind != "hf" or (reason := _unreachable()):
+        reason = "its package is not installed" if kind != "hf" else reason
+        raise MissingArtifactError(f"the weights of {encoder} are missing and {reason}", hint=hint(card, encoder))
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repo, revision, own = revision_of(card)
+    log.warning("fetching %s of %s at %s%s, licence: %s", file or own, repo, revision, _size(card, file), card.licence)
+    try:
+        return Path(hf_hub_download(repo, file or own, revision=revision, cache_dir=hub_cache()))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise MissingArtifactError(
+            f"the weights of {encoder} cannot be fetched: {reason}", hint=hint(card, encoder)
+        ) from error
+
+
+def _size(card: Weights, file: str | None) -> str:
+    return f" ({card.bytes / 1e6:.0f} MB)" if card.bytes and file is None else ""
+
+
+def _unreachable() -> str:
+    """Why the hub is not asked, or an empty string. Asking first spares a minute of the client's retries."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return "HF_HUB_OFFLINE is set"
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return ""
+    url = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        socket.create_connection((url.hostname or "", url.port or 443), timeout=10).close()
+    except OSError as error:
+        return f"{url.hostname} cannot be reached ({error})"
+    return ""
+
+
+def companions(card: Weights, path: Path, names: Sequence[str], encoder: str) -> Path:
+    """The folder of `path` once it has `names[0]`; files of the hub that are not there yet are fetched beside it.
+
+    Raises:
+        MissingArtifactError: they are not there and cannot be fetched.
+    """
+    if not (path.parent / names[0]).is_file():
+        for name in names:
+            path = fetch(card, encoder, file=name)
+    return path.parent
 
 
 def checked(path: Path, card: Weights, encoder: str) -> Path:
@@ -121,8 +183,7 @@ def checked(path: Path, card: Weights, encoder: str) -> Path:
 
 def hint(card: Weights, encoder: str) -> str:
     """What to type when weights are missing."""
-    kind, rest = scheme(card)
-    if kind == "package":
+    if scheme(card)[0] == "package":
         return fetch_command(card, encoder)
     repo, revision, file = revision_of(card)
     return (

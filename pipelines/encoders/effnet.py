@@ -6,6 +6,7 @@ normalisation is folded into the convolutions when the weights are read.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from pipelines.encoders._base import Encoder, EncoderConfig, Precision, Preproce
 from pipelines.errors import VerificationError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 NAME = "effnet"
@@ -233,6 +235,20 @@ class EffNet(Encoder):
         self._network = Network(state).to(device, torch.bfloat16 if precision == "bf16" else torch.float32)
         self._loaded = (device, precision, weights)
 
+    def load_random(self, device: str, precision: Precision, *, seed: int = 0) -> None:
+        """Seeded random weights; see the base class."""
+        import torch
+
+        random = torch.Generator().manual_seed(seed)
+        state = {key: _random_tensor(key, shape, random) for key, shape in expected_shapes().items()}
+        self._network = Network(state).to(device, torch.bfloat16 if precision == "bf16" else torch.float32)
+        self._loaded = None
+
+    def parameters(self) -> int:
+        """Parameters of the published network without its classifier."""
+        learnt = (shape for key, shape in expected_shapes().items() if key.endswith((".weight", ".bias")))
+        return sum(math.prod(shape) for shape in learnt) - CLASSES * (WIDTH + 1)
+
     def encode(self, crops: Tensor) -> Tensor:
         """uint8 (B, K, P, 224, 224, 3) -> float32 (B, K, 1280)."""
         import torch
@@ -241,7 +257,7 @@ class EffNet(Encoder):
             images = difference(crops) if self.config.input == "diff" else crops
             b, k, p, h, w, _ = images.shape
             flat = images.reshape(b * k * p, h, w, 3).permute(0, 3, 1, 2)  # channels-last already
-            features = torch.cat([self._features(part) for part in flat.split(self.batch)])
+            features = torch.cat([self._features(part) for part in torch.split(flat, self.batch)])
             return features.reshape(b, k, p, WIDTH).mean(dim=2)
 
     def _features(self, images: Tensor) -> Tensor:
@@ -249,6 +265,14 @@ class EffNet(Encoder):
             raise RuntimeError(f"{self.name} is not loaded: call load() first")
         x = (images.float() - MEAN) / SCALE
         return self._network(x.to(self._network.stem.weight.dtype))
+
+
+def _random_tensor(key: str, shape: tuple[int, ...], random: torch.Generator) -> Tensor:
+    import torch
+
+    if len(shape) == 4:
+        return torch.randn(shape, generator=random) * math.sqrt(2 / math.prod(shape[1:]))
+    return torch.ones(shape) if key.endswith(("weight", "running_var")) else torch.zeros(shape)
 
 
 def difference(crops: Tensor) -> Tensor:

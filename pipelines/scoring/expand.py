@@ -85,19 +85,24 @@ def mean_over_spans(values: NDArray[np.floating], spans: Ints, n_frames: int) ->
     if spans[0, 0] == 0 and step.all():  # disjoint and gapless, the usual case: exact repetition
         lengths = np.diff(np.append(spans[:, 0], max(n_frames, int(spans[-1, 1]))))
         return np.asarray(np.repeat(values, lengths, axis=0)[:n_frames], dtype=np.float64)
-    size = max(n_frames, int(spans[:, 1].max()))
-    total = np.zeros((size + 1, *values.shape[1:]))
-    count = np.zeros(size + 1, dtype=np.int64)
-    np.add.at(count, spans[:, 0], 1)
-    np.add.at(count, spans[:, 1], -1)
-    np.add.at(total, spans[:, 0], values)
-    np.add.at(total, spans[:, 1], -np.asarray(values, dtype=np.float64))
-    count, total = np.cumsum(count)[:-1], np.cumsum(total, axis=0)[:-1]
-    shape = (-1,) + (1,) * (total.ndim - 1)
-    mean = total / np.maximum(count, 1).reshape(shape)
-    source = np.maximum.accumulate(np.where(count > 0, np.arange(size), -1))
+    return _mean_of_overlaps(np.asarray(values, dtype=np.float64), spans, n_frames)
+
+
+def _mean_of_overlaps(values: Floats, spans: Ints, n_frames: int) -> Floats:
+    """The general case: between two neighbouring span borders the same clips cover every frame."""
+    borders = np.unique(np.concatenate([[0, n_frames], spans.ravel()]))
+    left = borders[:-1]
+    first = np.searchsorted(spans[:, 1], left, side="right")
+    last = np.searchsorted(spans[:, 0], left, side="right")
+    count = np.maximum(last - first, 0)
+    total = np.zeros((len(left), *values.shape[1:]))
+    for step in range(int(count.max())):
+        covered = count > step
+        total[covered] += values[first[covered] + step]
+    mean = total / np.maximum(count, 1).reshape((-1,) + (1,) * (total.ndim - 1))
+    source = np.maximum.accumulate(np.where(count > 0, np.arange(len(left)), -1))
     source[source < 0] = int(np.argmax(count > 0))
-    return np.asarray(mean[source][:n_frames])
+    return np.asarray(np.repeat(mean[source], np.diff(borders), axis=0)[:n_frames])
 
 
 def linear_over_spans(values: NDArray[np.floating], spans: Ints, n_frames: int) -> Floats:
@@ -150,7 +155,7 @@ def _check(scores: Scores) -> None:
             f"video {scores.video_id!r}: scores of shape {scores.clips.shape} with {len(scores.crops)} crop names "
             f"and spans of shape {scores.spans.shape}; expected (K, T), K names and (T, 2)"
         )
-    if (scores.spans[:, 0] >= scores.spans[:, 1]).any() or (np.diff(scores.spans[:, 0]) < 0).any():
+    if (scores.spans[:, 0] >= scores.spans[:, 1]).any() or (np.diff(scores.spans, axis=0) < 0).any():
         raise VerificationError(f"video {scores.video_id!r}: the clips' spans are empty or out of order")
     if scores.classes is not None and scores.classes.shape[:2] != (crops, clips):
         raise VerificationError(

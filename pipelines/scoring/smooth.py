@@ -9,13 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import UsageError
+from pipelines.metrics.frame import minmax
 from pipelines.recipe import suggest
+
+__all__ = ["Smooth", "kernel", "minmax", "parse_smooth", "smooth"]
 
 Kind = Literal["none", "gaussian", "mean", "median"]
 Edge = Literal["reflect", "nearest", "renormalise", "zero"]
 KINDS = ("none", "gaussian", "mean", "median")
 EDGES = ("reflect", "nearest", "renormalise", "zero")
 TRUNCATE_SIGMA = 4.0
+DIRECT_TAPS = 1024  # above, convolution by FFT is faster; below, equal windows give equal sums
 PAD_MODES = {"reflect": "symmetric", "nearest": "edge", "renormalise": "constant", "zero": "constant"}
 
 Floats = NDArray[np.float64]
@@ -76,19 +80,6 @@ def smooth(scores: Floats, how: Smooth) -> Floats:
     return _convolve(np.asarray(scores, dtype=np.float64), kernel(how), how.edge)
 
 
-def minmax(scores: Floats) -> tuple[Floats, bool]:
-    """`scores` scaled to [0, 1] within the video, and whether it counts as constant (then all zeros).
-
-    Constant: a span of at most 1e-9 * max(1, largest magnitude).
-    """
-    low, high = float(scores.min(initial=0.0)), float(scores.max(initial=0.0))
-    if len(scores):
-        low, high = float(scores.min()), float(scores.max())
-    if high - low <= 1e-9 * max(1.0, abs(low), abs(high)):
-        return np.zeros(len(scores)), True
-    return (scores - low) / (high - low), False
-
-
 def kernel(how: Smooth) -> Floats:
     """The weights of a `gaussian` or `mean` filter as a correlation kernel, its centre at index len // 2."""
     if how.kind == "mean":
@@ -131,7 +122,7 @@ def _convolve(scores: Floats, weights: Floats, edge: Edge) -> Floats:
 
 
 def _correlate(padded: Floats, weights: Floats) -> Floats:
-    if len(weights) <= 64:
+    if len(weights) <= DIRECT_TAPS:
         return np.correlate(padded, weights, "valid")
     from scipy.signal import oaconvolve
 

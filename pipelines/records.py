@@ -52,7 +52,7 @@ class VideoTruth:
     """The truth of one video, built from annotations and its real length.
 
     `labels` (N,) bool is the union of the events; `events` keeps each class's intervals (for detection metrics).
-    `clamped` counts events cut at the video's end.
+    `clamped` counts events cut at the video's end, `lost` those that begin past a truncated one.
     """
 
     video_id: str
@@ -60,6 +60,7 @@ class VideoTruth:
     events: tuple[Event, ...]
     classes: tuple[str, ...]
     clamped: int = 0
+    lost: int = 0
 
     @property
     def n_frames(self) -> int:

@@ -1,0 +1,243 @@
+"""The truth of a video: classes from lists, events from annotations, frame labels at the decoded length."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.data.annotations import Annotations, Interval, read
+from pipelines.data.lists import Problem, Row
+from pipelines.errors import MissingArtifactError, VerificationError
+from pipelines.records import Event, Video, VideoTruth
+
+if TYPE_CHECKING:
+    from pipelines.data.manifest import Dataset
+    from pipelines.data.schema import Entry, Label, Reader
+
+PastEnd = Literal["error", "drop"]
+
+
+@dataclass(frozen=True, slots=True)
+class TruthFile:
+    """The annotations of one named truth, joined by video id and not yet cut to a length.
+
+    `events` keeps classes; `labels` is another source for the frame labels alone (XD's binary list), or None.
+    `whole` says that the truth is the video's own label on every frame.
+    """
+
+    name: str
+    events: Annotations
+    labels: Annotations | None = None
+    whole: bool = False
+
+    def canonical(self, video_id: str) -> list[Any]:
+        """The video's annotation as plain data, for a fingerprint."""
+        sources = [self.events] + ([self.labels] if self.labels else [])
+        return [
+            sorted([one.start, one.end, one.label, one.seconds] for one in source.intervals.get(video_id, ()))
+            for source in sources
+        ]
+
+
+def load(dataset: Dataset, name: str) -> TruthFile:
+    """Read the annotations of the truth `name` of `dataset`.
+
+    Raises:
+        MissingArtifactError: none of the files is there; the places are listed.
+    """
+    truth = dataset.entry.truths[name]
+    if any(reader.reader == "video-label" for reader in truth.events):
+        return TruthFile(name, Annotations({}), whole=True)
+    events = _first(dataset, truth.events)
+    labels = _first(dataset, truth.labels) if truth.labels else None
+    return TruthFile(name, events, labels)
+
+
+def _first(dataset: Dataset, readers: Sequence[Reader]) -> Annotations:
+    published = dataset.entry.ids == "published"
+    for reader in readers:
+        order = dataset.flat_order() if reader.reader == "flat-labels" else None
+        found = read(reader, dataset.folders(), published=published, order=order)
+        if found is not None:
+            return found
+    wanted = ", ".join(reader.file for reader in readers)
+    raise MissingArtifactError(
+        f"{dataset.name}: no annotations in {' or '.join(map(str, dataset.folders()))} (looked for {wanted})",
+        hint=f"`vad data show {dataset.name}` says where they come from",
+    )
+
+
+def build(
+    dataset: Dataset, source: TruthFile, video: Video, n_frames: int, *, fps: float | None = None,
+    past_end: PastEnd = "error",
+) -> VideoTruth:  # fmt: skip
+    """The truth of one video at `n_frames` frames: events cut at the end (counted), their union as labels.
+
+    Raises:
+        VerificationError: an event that begins at or after the end (under `drop` it is left out and counted), an
+            abnormal video that the annotations do not name, a normal one that they say has events.
+    """
+    abnormal = bool(video.classes) and dataset.normal not in video.classes
+    if source.whole:
+        events = tuple(Event(0, n_frames, name) for name in video.classes) if abnormal and n_frames else ()
+        return VideoTruth(video.id, union(events, n_frames), events, video.classes)
+    intervals = _intervals(dataset, source.events, video, abnormal)
+    rate = fps or video.fps
+    events, clamped, lost = cut(named(dataset.entry, video.classes, intervals, rate), n_frames, video.id, past_end)
+    labels = union(events, n_frames)
+    if source.labels is not None:
+        plain = [Event(*one.frames(rate), "") for one in _intervals(dataset, source.labels, video, abnormal)]
+        labels = union(cut(plain, n_frames, video.id, past_end)[0], n_frames)
+    return VideoTruth(video.id, labels, events, video.classes, clamped, lost)
+
+
+def _intervals(dataset: Dataset, source: Annotations, video: Video, abnormal: bool) -> tuple[Interval, ...]:
+    found = source.intervals.get(video.id)
+    files = ", ".join(str(path) for path in source.files[:2])
+    if found is None and abnormal:
+        raise VerificationError(
+            f"{dataset.name}: the video {video.id!r} is {'+'.join(video.classes)} but {files} does not name it",
+            hint=f"vad data check {dataset.name}",
+        )
+    if found and not abnormal and video.classes:
+        raise VerificationError(
+            f"{dataset.name}: the video {video.id!r} is listed as {dataset.normal} but has {len(found)} events in {files}",
+            hint=f"vad data check {dataset.name}",
+        )
+    return found or ()
+
+
+def named(entry: Entry, classes: Sequence[str], intervals: Iterable[Interval], fps: float | None) -> tuple[Event, ...]:
+    """Events of `intervals` with the dataset's class names.
+
+    An interval without a class takes the video's (its first anomaly class), else the dataset's first anomaly class.
+
+    Raises:
+        VerificationError: a class that the dataset does not have, with file and line.
+    """
+    own = next((name for name in classes if name != entry.classes[0]), entry.classes[1])
+    events = []
+    for one in intervals:
+        name = class_name(entry, one.label) if one.label else own
+        if name is None:
+            raise VerificationError(
+                f"{one.where}: {one.label!r} is no class of the dataset ({', '.join(entry.classes)})",
+                hint="add it to `classes`, or say what it means under `class_aliases`",
+            )
+        events.append(Event(*one.frames(fps), name))
+    return tuple(events)
+
+
+def cut(
+    events: Iterable[Event], n_frames: int, video_id: str, past_end: PastEnd = "error"
+) -> tuple[tuple[Event, ...], int, int]:
+    """(events within [0, n_frames), how many were cut at the end, how many began past it and are lost)."""
+    kept: list[Event] = []
+    clamped = lost = 0
+    for event in events:
+        if event.start_frames >= n_frames:
+            if past_end == "error":
+                raise VerificationError(
+                    f"the video {video_id!r} has {n_frames} frames, but an event begins at frame {event.start_frames}",
+                    hint="the annotations belong to another version of the video, or the file is cut short",
+                )
+            lost += 1
+            continue
+        clamped += event.end_frames > n_frames
+        kept.append(replace(event, end_frames=min(event.end_frames, n_frames)))
+    return tuple(kept), clamped, lost
+
+
+def union(events: Iterable[Event], n_frames: int) -> NDArray[np.bool_]:
+    """(N,) bool, True on every frame that an event covers."""
+    labels = np.zeros(n_frames, dtype=bool)
+    for event in events:
+        labels[event.start_frames : event.end_frames] = True
+    return labels
+
+
+def class_name(entry: Entry, text: str) -> str | None:
+    """The dataset's class that `text` means: its name, an alias, another case, `normal`, or 0/1 with two classes."""
+    if text in entry.classes:
+        return text
+    if text in entry.class_aliases:
+        return entry.class_aliases[text]
+    folded = {name.casefold(): name for name in entry.classes}
+    if text.casefold() in folded:
+        return folded[text.casefold()]
+    if text.casefold() == "normal" or text in ("0", "0.0"):
+        return entry.classes[0]
+    two = len(entry.classes) == 2
+    return entry.classes[1] if two and text.casefold() in ("1", "1.0", "abnormal", "anomaly") else None
+
+
+def classes_of(entry: Entry, row: Row, label: Label, problems: list[Problem]) -> tuple[str, ...]:
+    """The classes of a list's row by the label rule; () and a recorded problem where it says none."""
+    text = _label_text(entry, row, label)
+    if not text:
+        problems.append(
+            Problem("error", "label", f"{row.where}: {row.id!r} has no label", row.id)
+        )  # fmt: skip
+        return ()
+    slots = [slot.strip() for slot in text.split(label.separator)]
+    slots = [slot for slot in slots if slot not in ("", "0")] or ["0"]
+    names = [class_name(entry, slot) for slot in slots]
+    unknown = [slot for slot, name in zip(slots, names, strict=True) if name is None]
+    found = tuple(dict.fromkeys(name for name in names if name is not None))
+    if unknown or (entry.classes[0] in found and len(found) > 1):
+        what = f"{unknown[0]!r} is no class" if unknown else f"{text!r} is normal and abnormal at once"
+        problems.append(
+            Problem("error", "class", f"{row.where}: {row.id!r}: {what} (classes: {', '.join(entry.classes)})", row.id)
+        )
+        return ()
+    return found
+
+
+def _label_text(entry: Entry, row: Row, label: Label) -> str | None:
+    if label.rule == "constant":
+        return label.value
+    if label.rule == "folder":
+        parts = row.path.replace("\\", "/").split("/")
+        return parts[-2] if len(parts) > 1 else None
+    if label.rule == "name":
+        found = re.search(label.pattern or "", row.bare)
+        return found.group("label") if found else None
+    if label.rule == "match":
+        return next((name for name, pattern in label.match.items() if re.search(pattern, row.bare)), entry.classes[0])
+    return row.label
+
+
+def with_segments(dataset: Dataset, video: Video, label: Label, problems: list[Problem]) -> Video:
+    """`video` with its segments: () for a normal one, the default truth's events in the val and test parts.
+
+    Where the label rule says that the annotation wins, its classes replace those of the list.
+    """
+    abnormal = bool(video.classes) and dataset.normal not in video.classes
+    if video.classes and not abnormal:
+        return replace(video, segments=())
+    if not abnormal or video.split == "train" or not dataset.temporal():
+        return video
+    try:
+        source = dataset.truth_file()
+    except MissingArtifactError:
+        return video
+    intervals = source.events.intervals.get(video.id)
+    if intervals is None or (any(one.seconds for one in intervals) and not video.fps):
+        return video
+    try:
+        events = named(dataset.entry, video.classes, intervals, video.fps)
+    except VerificationError as error:
+        problems.append(Problem("error", "class", error.message, video.id))
+        return video
+    classes = video.classes
+    if label.annotation_wins and events:
+        shown = {event.label for event in events}
+        kept = [name for name in classes if name in shown]
+        classes = (*kept, *dict.fromkeys(event.label for event in events if event.label not in kept))
+    length = video.n_frames or source.events.lengths.get(video.id)
+    return replace(video, segments=events, classes=classes, n_frames=length)

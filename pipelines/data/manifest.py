@@ -1,0 +1,521 @@
+"""data_manifest.yaml -> Dataset: videos, labels, truth and fingerprints of every named split."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipelines.data.lists import Footage, Problem, Row, escapes, read_rows
+from pipelines.data.schema import PARTS, Document, Entry, Expected, Part, Source, parse, read_yaml
+from pipelines.errors import MissingArtifactError, UsageError, VerificationError
+from pipelines.recipe import fingerprint, suggest
+
+if TYPE_CHECKING:
+    from pipelines.data.labels import TruthFile
+    from pipelines.records import Video, VideoTruth
+
+FILE = "data_manifest.yaml"
+_VARIABLE = re.compile(r"\$\{(\w+)\}|\$(\w+)")
+
+
+def load(path: Path | None = None) -> Manifest:
+    """The manifest: --manifest > VAD_MANIFEST > data_manifest.yaml here or in a parent > the packaged one.
+
+    Entries of the packaged manifest stay available below a user's own; the user's win. An entry with
+    `extends: NAME` starts from the packaged entry and replaces whole keys of it.
+
+    Raises:
+        MissingArtifactError: the file named by the option or the variable does not exist.
+        UsageError: it has errors; all are listed.
+    """
+    packaged = packaged_path()
+    chosen = _chosen(path) or packaged
+    base = read_yaml(packaged)
+    own = base if chosen == packaged else read_yaml(chosen)
+    own = {**own, "datasets": _extended(own.get("datasets"), base.get("datasets") or {}, chosen)}
+    document = parse(own, chosen)
+    below = document if chosen == packaged else parse(base, packaged)
+    return Manifest(chosen, document, {**below.datasets, **document.datasets}, packaged)
+
+
+def packaged_path() -> Path:
+    """The manifest that comes with the package: beside this module in a wheel, the repository's own in a checkout."""
+    inside = Path(__file__).with_name(FILE)
+    return inside if inside.is_file() else Path(__file__).parents[2] / FILE
+
+
+def _chosen(path: Path | None) -> Path | None:
+    named = path or (Path(os.environ["VAD_MANIFEST"]) if os.environ.get("VAD_MANIFEST") else None)
+    if named is not None:
+        if not named.expanduser().is_file():
+            raise MissingArtifactError(
+                f"there is no manifest {named}", hint="`vad data init FOLDER` writes one for your own videos"
+            )
+        return named.expanduser().absolute()
+    here = Path.cwd()
+    return next((folder / FILE for folder in (here, *here.parents) if (folder / FILE).is_file()), None)
+
+
+def _extended(entries: Any, base: Mapping[str, Any], path: Path) -> Any:
+    """`entries` with `extends` resolved; anything that is not a mapping is left for the models to refuse."""
+    if entries is None:
+        return {}
+    if not isinstance(entries, dict):
+        return entries
+    merged: dict[Any, Any] = {}
+    for name, entry in entries.items():
+        if isinstance(entry, dict) and "extends" in entry:
+            parent = entry["extends"]
+            if parent not in base:
+                raise UsageError(
+                    f"{path}: datasets.{name} extends {parent!r}, which the packaged manifest does not have"
+                    f"{suggest(str(parent), list(base))}"
+                )
+            entry = {**base[parent], **{key: value for key, value in entry.items() if key != "extends"}}
+        merged[name] = entry
+    return merged
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The loaded manifest. `path` is the file that was chosen; `entries` includes those of the packaged one below."""
+
+    path: Path
+    document: Document
+    entries: dict[str, Entry]
+    packaged: Path
+
+    @property
+    def cache_dir(self) -> str | None:
+        """The file's `cache_dir`, a relative one taken from the manifest's folder."""
+        text = self.document.cache_dir
+        if text is None or text.startswith("~") or Path(text).is_absolute() or "$" in text:
+            return _expand(text, "cache_dir") if text else None
+        return str(self.path.parent / text)
+
+    def names(self) -> list[str]:
+        """Every dataset's name: the file's own in its order, then the packaged ones."""
+        own = list(self.document.datasets)
+        return own + [name for name in self.entries if name not in self.document.datasets]
+
+    def dataset(self, name: str) -> Dataset:
+        """The dataset called `name`.
+
+        Raises:
+            UsageError: there is none; the nearest name is proposed.
+        """
+        if name not in self.entries:
+            raise UsageError(
+                f"no dataset {name!r} in {self.path}{suggest(name, self.names())}",
+                hint="`vad data ls` lists them; `vad data init FOLDER` makes an entry for your own videos",
+            )
+        home = self.path if name in self.document.datasets else self.packaged
+        return Dataset(name, self.entries[name], home)
+
+
+@dataclass(slots=True)
+class Dataset:
+    """One dataset of the manifest. Reading is lazy: lists and annotations are opened when asked for, once."""
+
+    name: str
+    entry: Entry
+    manifest_path: Path
+    _parts: dict[tuple[str, str], tuple[list[Video], list[Problem]]] = field(default_factory=dict, repr=False)
+    _truths: dict[str, TruthFile] = field(default_factory=dict, repr=False)
+    _footage: Footage | None = field(default=None, repr=False)
+
+    # -- facts ---------------------------------------------------------------------------------------------------
+
+    @property
+    def title(self) -> str:
+        return self.entry.title
+
+    @property
+    def kind(self) -> Literal["weak", "one-class"]:
+        return self.entry.kind
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in order, the normal class first."""
+        return self.entry.classes
+
+    @property
+    def normal(self) -> str:
+        return self.entry.classes[0]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self.entry.splits)
+
+    @property
+    def default_split(self) -> str:
+        return self.splits[0]
+
+    @property
+    def truths(self) -> tuple[str, ...]:
+        return tuple(self.entry.truths)
+
+    @property
+    def default_truth(self) -> str | None:
+        return next(iter(self.entry.truths), None)
+
+    @property
+    def encoder(self) -> str:
+        return self.entry.encoder
+
+    @property
+    def crops(self) -> str:
+        return self.entry.crops
+
+    @property
+    def clip_len(self) -> int:
+        return self.entry.clip_len
+
+    @property
+    def stride(self) -> int:
+        return self.entry.stride
+
+    @property
+    def licence(self) -> str:
+        return self.entry.licence
+
+    @property
+    def link(self) -> str:
+        return self.entry.link
+
+    @property
+    def citation(self) -> str:
+        return self.entry.citation
+
+    @property
+    def primary_metrics(self) -> tuple[str, ...]:
+        return self.entry.primary_metrics
+
+    @property
+    def root(self) -> Path:
+        """The folder of the footage; it need not exist.
+
+        Raises:
+            MissingArtifactError: it is written with a variable that is not set.
+        """
+        return self._folder(_expand(self.entry.root, f"datasets.{self.name}.root"))
+
+    @property
+    def annotations(self) -> Path:
+        """The annotations folder where that exists, else the root."""
+        return self.folders()[0]
+
+    def folders(self) -> tuple[Path, ...]:
+        """Where lists and annotations are looked for, in order.
+
+        Raises:
+            MissingArtifactError: neither folder is known, because their variables are not set.
+        """
+        texts = [text for text in (self.entry.annotations, self.entry.root) if text]
+        known = [self._folder(text) for text in map(_expand_or_none, texts) if text is not None]
+        found = tuple(folder for folder in known if folder.is_dir())
+        return found or (self.root,)
+
+    def temporal(self, gt: str | None = None) -> bool:
+        """Whether the truth says when: False where it is the video's label on every frame."""
+        name = self._truth_name(gt)
+        return name is not None and all(reader.reader != "video-label" for reader in self.entry.truths[name].events)
+
+    def expected(self, split: str | None = None, part: str = "test") -> Expected | None:
+        """Published counts of a part, where the manifest has them."""
+        return self.entry.expected.get(self._split_name(split), {}).get(part)
+
+    # -- videos --------------------------------------------------------------------------------------------------
+
+    def videos(self, split: str | None = None, part: Part | None = None) -> list[Video]:
+        """The videos of a split (all parts) or of one part, in list order.
+
+        `segments` is filled for the val and test parts from the default truth: () for a normal video, None where
+        the truth is missing, is of another kind, or is in seconds while the video's fps is not yet known.
+
+        Raises:
+            UsageError: no such split or part.
+            MissingArtifactError: none of the part's lists exists.
+            VerificationError: rows that are wrong (unknown class, no label, an id twice); the first ones are named.
+        """
+        name = self._split_name(split)
+        if part is not None and part not in PARTS:
+            raise UsageError(f"no part {part!r}{suggest(part, PARTS)}: train, val or test")
+        found: list[Video] = []
+        problems: list[Problem] = []
+        for each in PARTS if part is None else (part,):
+            videos, issues = self._part(name, each)
+            found += videos
+            problems += [issue for issue in issues if issue.level == "error"]
+        problems += _repeated(found)
+        if problems:
+            raise _refused(self.name, problems)
+        return found
+
+    def all_videos(self) -> list[Video]:
+        """Every video of every split once, for extraction; labels may be missing (`classes` is then ()).
+
+        Raises:
+            VerificationError: an id that means two different files.
+        """
+        found: dict[str, Video] = {}
+        for split in self.splits:
+            for part in PARTS:
+                for video in self._part(split, part)[0]:
+                    other = found.setdefault(video.id, video)
+                    if other.path != video.path:
+                        raise VerificationError(
+                            f"{self.name}: the id {video.id!r} means {other.path} and {video.path}",
+                            hint="give them different ids in the `video` column",
+                        )
+        return list(found.values())
+
+    def video(self, video_id: str) -> Video:
+        """The video called `video_id` (of the default split's parts first).
+
+        Raises:
+            UsageError: there is none.
+        """
+        for video in self.all_videos():
+            if video.id == video_id:
+                return video
+        ids = [video.id for video in self.all_videos()]
+        raise UsageError(f"{self.name} has no video {video_id!r}{suggest(video_id, ids)}")
+
+    def problems(self, split: str, part: Part) -> list[Problem]:
+        """What is wrong with a part's rows (for `vad data check`)."""
+        return list(self._part(self._split_name(split), part)[1])
+
+    # -- truth ---------------------------------------------------------------------------------------------------
+
+    def truth(
+        self,
+        video: Video,
+        n_frames: int,
+        *,
+        gt: str | None = None,
+        fps: float | None = None,
+        past_end: Literal["error", "drop"] = "error",
+    ) -> VideoTruth:
+        """The truth of one video at its real length.
+
+        Args:
+            video: a video of this dataset.
+            n_frames: the decoded length.
+            gt: a named truth; the default one unless given.
+            fps: the container's rate, for annotations in seconds.
+            past_end: what to do with an event that begins at or after the end; `drop` is for truncated lengths.
+
+        Raises:
+            UsageError: no such truth.
+            MissingArtifactError: the annotations are not there.
+            VerificationError: an event past the end, or an abnormal video that the annotations do not name.
+        """
+        from pipelines.data import labels
+
+        source = self.truth_file(gt)
+        return labels.build(self, source, video, n_frames, fps=fps, past_end=past_end)
+
+    def truth_file(self, gt: str | None = None) -> TruthFile:
+        """The annotations of a named truth, read once."""
+        from pipelines.data import labels
+
+        name = self._truth_name(gt)
+        if name is None:
+            raise UsageError(f"{self.name} has no truth: nothing says which frames are abnormal")
+        if name not in self._truths:
+            self._truths[name] = labels.load(self, name)
+        return self._truths[name]
+
+    # -- identity ------------------------------------------------------------------------------------------------
+
+    def fingerprint(self, split: str | None = None, part: Part | None = None) -> str:
+        """sha256 over the ids and labels of a split or part, whatever their order in the lists."""
+        listed = [[video.id, video.split, sorted(video.classes)] for video in self.videos(split, part)]
+        return fingerprint({"classes": list(self.classes), "videos": sorted(listed)})
+
+    def truth_fingerprint(self, split: str | None = None, gt: str | None = None, part: Part = "test") -> str:
+        """sha256 over the annotated intervals of a part under a named truth."""
+        source = self.truth_file(gt)
+        listed = sorted([video.id, *source.canonical(video.id)] for video in self.videos(split, part))
+        return fingerprint({"truth": source.name, "temporal": self.temporal(gt), "videos": listed})
+
+    def flat_order(self) -> dict[str, int]:
+        """The test videos in list order with their lengths, for truth files that are one flat array.
+
+        A length is the list's, else the number of images in the video's folder; a video with neither is left out.
+        """
+        from pipelines.data.ids import IMAGE_SUFFIXES
+
+        order: dict[str, int] = {}
+        found = self._rows(self.default_split, "test", self.entry.splits[self.default_split].sources("test"))
+        lengths = self._lengths()
+        for row in found[1] if found else []:
+            folder = self.footage().locate(row, (found[0].footage if found else ()) or self.entry.footage, "")
+            count = row.frames or lengths.get(row.id) or 0
+            if not count and folder.is_dir():
+                count = sum(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir())
+            if count:
+                order[row.id] = count
+        return order
+
+    # -- inner ---------------------------------------------------------------------------------------------------
+
+    def footage(self) -> Footage:
+        """Where the footage lies; its root may be written out unexpanded when its variable is not set."""
+        if self._footage is None:
+            text = _expand_or_none(self.entry.root)
+            root = Path(self.entry.root) if text is None else self._folder(text)
+            self._footage = Footage(root, self.entry.ids == "published")
+        return self._footage
+
+    def _folder(self, text: str) -> Path:
+        path = Path(text).expanduser()
+        return path if path.is_absolute() else self.manifest_path.parent / path
+
+    def _split_name(self, split: str | None) -> str:
+        name = split or self.default_split
+        if name not in self.splits:
+            raise UsageError(f"{self.name} has no split {name!r}{suggest(name, self.splits)}: {', '.join(self.splits)}")
+        return name
+
+    def _truth_name(self, gt: str | None) -> str | None:
+        if gt is not None and gt not in self.truths:
+            raise UsageError(
+                f"{self.name} has no truth {gt!r}{suggest(gt, self.truths)}: {', '.join(self.truths) or 'none'}"
+            )
+        return gt or self.default_truth
+
+    def _part(self, split: str, part: Part) -> tuple[list[Video], list[Problem]]:
+        if (split, part) not in self._parts:
+            self._parts[split, part] = self._read_part(split, part)
+        return self._parts[split, part]
+
+    def _read_part(self, split: str, part: Part) -> tuple[list[Video], list[Problem]]:
+        spec = self.entry.splits[split]
+        if spec.base is not None:
+            videos, problems = self._part(spec.base, part)
+            return [video for video in videos if video.id not in spec.drop], problems
+        found = self._rows(split, part, spec.sources(part))
+        if found is None:
+            return [], []
+        source, rows = found
+        problems = []
+        lengths = self._lengths()
+        built = [self._video(row, source, part, lengths, problems) for row in rows]
+        return [video for video in built if video.id not in spec.drop], problems
+
+    def _rows(self, split: str, part: Part, sources: Sequence[Source]) -> tuple[Source, list[Row]] | None:
+        if not sources:
+            return None
+        folders = self.folders()
+        root = self.footage().root
+        for source in sources:
+            media = source.media or self.entry.media
+            rows = read_rows(
+                source.model_copy(update={"media": media}), folders, root, published=self.entry.ids == "published"
+            )
+            if rows is not None:
+                return source, [row for row in rows if row.split is None or _part_name(row) == part]
+        wanted = ", ".join(name for source in sources for name in source.files)
+        raise MissingArtifactError(
+            f"{self.name}: no list for the {part} part of split {split!r} in {' or '.join(map(str, folders))} "
+            f"(looked for {wanted})",
+            hint=f"`vad data show {self.name}` says which files belong there",
+        )
+
+    def _lengths(self) -> dict[str, int]:
+        lengths: dict[str, int] = {}
+        for source in self.entry.lengths:
+            rows = read_rows(source, self.folders(), None, published=self.entry.ids == "published") or []
+            for row in rows:
+                if row.frames is not None:
+                    lengths.setdefault(row.id, row.frames)
+        return lengths
+
+    def _video(
+        self, row: Row, source: Source, part: Part, lengths: Mapping[str, int], problems: list[Problem]
+    ) -> Video:
+        from pipelines.data import labels
+        from pipelines.records import Video
+
+        classes = labels.classes_of(self.entry, row, source.label or self.entry.label, problems)
+        folder = Path(row.path.replace("\\", "/")).parent.name
+        path = self.footage().locate(row, source.footage or self.entry.footage, folder)
+        if escapes(path, self.footage().root):
+            problems.append(
+                Problem("error", "path", f"{row.where}: {row.path!r} escapes the root {self.footage().root}", row.id)
+            )
+        video = Video(
+            id=row.id,
+            path=path,
+            split=part,
+            classes=classes,
+            group=row.group or _matched(self.entry.group.pattern, row.bare),
+            camera=row.camera or _matched(self.entry.camera, row.bare),
+            n_frames=row.frames or lengths.get(row.id),
+            fps=row.fps,
+        )
+        return labels.with_segments(self, video, source.label or self.entry.label, problems)
+
+
+def _part_name(row: Row) -> str:
+    known = {"training": "train", "testing": "test", "validation": "val", "valid": "val"}
+    name = (row.split or "").lower()
+    return known.get(name, name)
+
+
+def _matched(pattern: str | None, text: str) -> str | None:
+    found = re.search(pattern, text) if pattern else None
+    return (found.group(1) if found.re.groups else found.group()) if found else None
+
+
+def _repeated(videos: Sequence[Video]) -> list[Problem]:
+    seen: dict[str, Video] = {}
+    problems = []
+    for video in videos:
+        if video.id in seen:
+            other = seen[video.id]
+            problems.append(
+                Problem(
+                    "error", "duplicate", f"the id {video.id!r} is listed twice: {other.path} ({other.split}) and "
+                    f"{video.path} ({video.split}); give them different ids in the `video` column", video.id,
+                )
+            )  # fmt: skip
+        seen[video.id] = video
+    return problems
+
+
+def _refused(name: str, problems: Sequence[Problem]) -> VerificationError:
+    shown = "\n  ".join(problem.message for problem in problems[:5])
+    more = f"\n  ... and {len(problems) - 5} more" if len(problems) > 5 else ""
+    return VerificationError(
+        f"the lists of {name} have {len(problems)} errors:\n  {shown}{more}", hint=f"vad data check {name}"
+    )
+
+
+def _expand_or_none(text: str) -> str | None:
+    """`text` with its variables replaced, or None where one is not set."""
+    missing = [m.group(1) or m.group(2) for m in _VARIABLE.finditer(text)]
+    if any(not os.environ.get(name) for name in missing):
+        return None
+    return _VARIABLE.sub(lambda m: os.environ[m.group(1) or m.group(2)], text)
+
+
+def _expand(text: str, where: str) -> str:
+    expanded = _expand_or_none(text)
+    if expanded is None:
+        names = [m.group(1) or m.group(2) for m in _VARIABLE.finditer(text)]
+        unset = next(name for name in names if not os.environ.get(name))
+        raise MissingArtifactError(
+            f"{where} is {text!r}, and {unset} is not set",
+            hint=f"export {unset}=/the/folder/that/holds/the/datasets",
+        )
+    return expanded
+
+
+__all__ = ["Dataset", "Manifest", "Part", "load", "packaged_path"]

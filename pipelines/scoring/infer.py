@@ -12,8 +12,8 @@ from pipelines.errors import UsageError, VerificationError
 from pipelines.methods._base import Method, Shape
 from pipelines.progress import Progress, Silent
 from pipelines.records import Bag, Scores, VideoFacts
-from pipelines.training.inputs import Inputs, JoinedFeatures, Stream
 from pipelines.training.checkpoint import LoadedRun, check_features
+from pipelines.training.inputs import Inputs, JoinedFeatures, Stream
 
 
 def score_store(

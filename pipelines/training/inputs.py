@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from pipelines.records import VideoFacts
 from pipelines.store.features import FeatureStore
 
 Stream = FeatureStore | Sequence[FeatureStore]
-BLOCK = 65536  # vectors a time when statistics are taken
 
 
 class JoinedFeatures:
@@ -168,21 +167,19 @@ class Inputs(nn.Module):
             x = self.unit(x)
         return (x - self.mean) / self.std if self.standardise else x
 
-    def fit_to(self, values: Tensor) -> None:
-        """Take mean and deviation per dimension from values (N, K, D), in float64 by blocks; a constant gets 1."""
-        total = torch.zeros(values.shape[-1], dtype=torch.float64)
-        square = torch.zeros_like(total)
-        count = values.shape[0] * values.shape[1]
-        rows = BLOCK // values.shape[1] + 1
-        for start in range(0, len(values), rows):
-            x = values[start : start + rows].float()
-            x = (self.unit(x) if self.l2 else x).double().flatten(0, 1).cpu()
+    def fit_to(self, videos: Iterable[NDArray[np.float16]]) -> None:
+        """Take mean and deviation per dimension over every vector of videos (T, K, D), in float64; a constant gets 1."""
+        total, square, count = torch.zeros_like(self.mean).double(), torch.zeros_like(self.mean).double(), 0
+        for values in videos:
+            x = torch.from_numpy(values.astype(np.float32)).flatten(0, 1)
+            x = (self.unit(x) if self.l2 else x).double()
             total += x.sum(0)
             square += (x * x).sum(0)
-        mean = total / count
-        std = (square / count - mean * mean).clamp(min=0).sqrt()
+            count += len(x)
+        mean = total / max(1, count)
+        std = (square / max(1, count) - mean * mean).clamp(min=0).sqrt()
         self.mean.copy_(mean)
-        self.std.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
+        self.std.copy_(torch.where(std > 1e-4, std, torch.ones_like(std)))
 
 
 def stream_names(encoders: Sequence[str]) -> tuple[str, ...]:

@@ -1,0 +1,288 @@
+"""The one training loop: phases, named losses, clipping, schedules, a stop that resumes to the same weights."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from pipelines.errors import Stopped, UsageError, VadError
+from pipelines.methods._base import Method, OptimConfig, Phase
+from pipelines.progress import Progress, Silent
+from pipelines.records import Bag
+from pipelines.training.bags import BatchSource
+from pipelines.training.trackers import Tracker
+
+Precision = Literal["float32", "bf16"]
+CTRL_C = 130
+
+
+class StopFlag:
+    """Set by SIGTERM or the first Ctrl-C; the loop saves and stops after the step that runs."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def raise_stopped(self, where: str) -> None:
+        """Raise Stopped for the signal that came (exit 75, or 130 after Ctrl-C)."""
+        name = self.signal.name if self.signal else "a signal"
+        raise Stopped(
+            f"stopped by {name} {where}; everything is saved",
+            hint="the same command goes on from here",
+            exit_code=CTRL_C if self.signal == signal.SIGINT else None,
+        )
+
+
+@contextmanager
+def stop_flag() -> Iterator[StopFlag]:
+    """Within the block SIGTERM and Ctrl-C only set the flag; a second Ctrl-C interrupts at once.
+
+    Outside the main thread no handler can be set, and the caller's own handling stays. Handlers are put back.
+    """
+    flag = StopFlag()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and flag.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        flag.signal = signal.Signals(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass(slots=True)
+class Session:
+    """What surrounds the loop: device, logs, when to save and check, and the times it measured.
+
+    `save(phase, step, optimizer, source)` writes the state with `step` steps of `phase` done. `check(done, method)` runs every
+    `check_every` steps and after the last; it returns values to log, and True for "enough" (early stop).
+    """
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    precision: Precision = "float32"
+    trackers: Sequence[Tracker] = ()
+    save: Callable[[int, int, torch.optim.Optimizer, BatchSource], None] | None = None
+    save_every: int = 500
+    check: Callable[[int, Method], tuple[dict[str, float], bool]] | None = None
+    check_every: int = 100
+    log_every: int = 10
+    stop: StopFlag = field(default_factory=StopFlag)
+    progress: Progress = field(default_factory=Silent)
+    data_s: float = 0.0
+    step_s: float = 0.0
+
+    @property
+    def data_fraction(self) -> float:
+        """Share of the training's time that went into making batches."""
+        return self.data_s / self.step_s if self.step_s else 0.0
+
+
+def train(
+    method: Method,
+    phases: Sequence[Phase],
+    sources: Sequence[BatchSource],
+    session: Session,
+    *,
+    resume: Mapping[str, Any] | None = None,
+) -> int:
+    """Run the phases in order and return the number of steps done over all of them.
+
+    Args:
+        resume: a saved state: `phase`, `step` (steps done in it), `optimizer`, `sampler`; weights and the generator's
+            state are put back by the caller.
+
+    Raises:
+        VadError: a loss or gradient that is NaN or infinite; names the step, the terms and the videos.
+        Stopped: a signal came; the state is saved.
+    """
+    done, enough = 0, False
+    first = int(resume["phase"]) if resume else 0
+    session.progress.start(sum(phase.steps for phase in phases), "training", "steps")
+    for index, (phase, source) in enumerate(zip(phases, sources, strict=True)):
+        if index < first or enough:
+            done += phase.steps if index < first else 0
+            continue
+        optimizer, start = make_optimizer(phase), 0
+        if resume and index == first:
+            start = int(resume["step"])
+            optimizer.load_state_dict(resume["optimizer"])
+            source.load_state_dict(resume["sampler"])
+        elif phase.before is not None:
+            phase.before()
+        session.progress.advance(start)
+        reached, enough = _run_phase(method, phase, source, optimizer, session, index=index, start=start, offset=done)
+        done += reached
+    session.progress.finish()
+    return done
+
+
+def _run_phase(
+    method: Method,
+    phase: Phase,
+    source: BatchSource,
+    optimizer: torch.optim.Optimizer,
+    session: Session,
+    *,
+    index: int,
+    start: int,
+    offset: int,
+) -> tuple[int, bool]:
+    """The loop itself, from step `start` of `phase`; steps done in the phase, and whether a check said enough."""
+    factor = phase.schedule or schedule(phase.optim, phase.steps)
+    for step in range(start, phase.steps):
+        began = time.perf_counter()
+        bag = source.next(step=step, steps=phase.steps)  # x (B, K, S, D), mask (B, S), y (B,)
+        loaded = time.perf_counter()
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor(step)
+        method.train()
+        with torch.autocast(session.device.type, torch.bfloat16, enabled=session.precision == "bf16"):
+            terms = phase.losses(bag)  # name -> scalar
+        loss = torch.stack([term.float() for term in terms.values()]).sum()  # scalar
+        _refuse_nonfinite(loss, terms, bag, phase, step)
+        method.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = _gradient_norm(optimizer, phase.optim.clip_norm)
+        _refuse_nonfinite(norm, terms, bag, phase, step, what="the gradient")
+        optimizer.step()
+        if phase.after_step is not None:
+            phase.after_step()
+        session.data_s += loaded - began
+        session.step_s += time.perf_counter() - began
+
+        last = step + 1 == phase.steps
+        values: dict[str, Any] = {}
+        enough = False
+        if session.check is not None and ((offset + step + 1) % session.check_every == 0 or last):
+            values, enough = session.check(offset + step + 1, method)
+        if step % session.log_every == 0 or last or values:
+            _log(session, offset + step + 1, phase, optimizer, loss, terms, norm, loaded - began, values)
+        session.progress.advance()
+        stopping = session.stop.signal is not None
+        if session.save is not None and ((step + 1) % session.save_every == 0 or last or stopping or enough):
+            session.save(index, step + 1, optimizer, source)
+        if stopping:
+            session.stop.raise_stopped(f"after step {step + 1} of {phase.steps} ({phase.name})")
+        if enough:
+            return step + 1, True
+    return phase.steps, False
+
+
+def make_optimizer(phase: Phase) -> torch.optim.Optimizer:
+    """The optimiser of a phase; a group without its own `lr` or `weight_decay` takes the configuration's.
+
+    Raises:
+        UsageError: a phase without trainable parameters.
+    """
+    c = phase.optim
+    groups = [{**group, "params": [p for p in group["params"] if p.requires_grad]} for group in phase.parameters]
+    groups = [{**group, "initial_lr": group.get("lr", c.lr)} for group in groups if group["params"]]
+    if not groups:
+        raise UsageError(f"the phase {phase.name!r} has no trainable parameters")
+    match c.name:
+        case "adam":
+            return torch.optim.Adam(groups, lr=c.lr, weight_decay=c.weight_decay)
+        case "adamw":
+            return torch.optim.AdamW(groups, lr=c.lr, weight_decay=c.weight_decay)
+        case "adagrad":
+            return torch.optim.Adagrad(groups, lr=c.lr, weight_decay=c.weight_decay)
+        case "sgd":
+            return torch.optim.SGD(groups, lr=c.lr, weight_decay=c.weight_decay, momentum=c.momentum)
+
+
+def schedule(config: OptimConfig, steps: int) -> Callable[[int], float]:
+    """Factor on the learning rate at each step in [0, steps).
+
+    `cosine` ends at 0; `step` multiplies by gamma at each milestone; `onecycle` rises from 1/25 to 1 over the first 30 %
+    and falls to 1e-4/25 by cosines, torch's defaults. `warmup` rises linearly before the others.
+    """
+
+    def after_warmup(step: int) -> float:
+        done = (step - config.warmup) / max(1, steps - config.warmup)
+        match config.schedule:
+            case "constant":
+                return 1.0
+            case "cosine":
+                return 0.5 * (1 + math.cos(math.pi * done))
+            case "step":
+                return config.gamma ** sum(step >= milestone for milestone in config.milestones)
+            case "onecycle":
+                return _onecycle(step, steps)
+
+    return lambda step: (step + 1) / (config.warmup + 1) if step < config.warmup else after_warmup(step)
+
+
+def _onecycle(step: int, steps: int) -> float:
+    peak = 0.3 * steps - 1
+    if step <= peak:
+        return _between(1 / 25, 1.0, step / max(peak, 1e-9))
+    return _between(1.0, 1e-4 / 25, (step - peak) / max(steps - 1 - peak, 1e-9))
+
+
+def _between(start: float, end: float, share: float) -> float:
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * min(1.0, share)))
+
+
+def _gradient_norm(optimizer: torch.optim.Optimizer, clip: float | None) -> Tensor:
+    """Global L2 norm of the gradients, cut to `clip` in place where that is given; a scalar."""
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if not gradients:
+        return torch.zeros(())
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if clip is not None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+    return norm
+
+
+def _refuse_nonfinite(
+    value: Tensor, terms: Mapping[str, Tensor], bag: Bag, phase: Phase, step: int, *, what: str = "the loss"
+) -> None:
+    if bool(torch.isfinite(value)):
+        return
+    bad = [name for name, term in terms.items() if not bool(torch.isfinite(term))]
+    named = f" (term {', '.join(bad)})" if bad else f" (terms {', '.join(terms)} are finite)"
+    raise VadError(
+        f"step {step + 1} of phase {phase.name!r}: {what} is {float(value)}{named}; videos {_shorten(bag.video_ids)}",
+        hint="a lower learning rate (--set optim.lr=...), gradient clipping (--set optim.clip_norm=1), or float32",
+    )
+
+
+def _shorten(ids: Sequence[str], most: int = 40) -> str:
+    unique = list(dict.fromkeys(ids))
+    return ", ".join(unique[:most]) + (f" and {len(unique) - most} more" if len(unique) > most else "")
+
+
+def _log(
+    session: Session,
+    done: int,
+    phase: Phase,
+    optimizer: torch.optim.Optimizer,
+    loss: Tensor,
+    terms: Mapping[str, Tensor],
+    norm: Tensor,
+    data_s: float,
+    values: Mapping[str, Any],
+) -> None:
+    row: dict[str, Any] = {"phase": phase.name, "lr": float(optimizer.param_groups[0]["lr"]), "loss": float(loss)}
+    row |= {name: float(term) for name, term in terms.items()}
+    row |= {"grad_norm": float(norm), "data_ms": round(1000 * data_s, 3), "data_fraction": session.data_fraction}
+    row |= values
+    for tracker in session.trackers:
+        tracker.log(done, row)

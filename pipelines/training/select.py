@@ -1,0 +1,199 @@
+"""Which weights a run keeps, on which videos that is decided, and the thresholds learnt on normal videos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+
+from pipelines.errors import UsageError, VerificationError
+from pipelines.methods._base import Method, Shape
+from pipelines.recipe import Config
+from pipelines.records import Scores, Video, VideoTruth
+from pipelines.scoring.expand import expand
+from pipelines.scoring.infer import score_joined
+from pipelines.scoring.smooth import Smooth, smooth
+from pipelines.training.inputs import Inputs, JoinedFeatures
+
+Mode = Literal["last", "val", "best-on-test"]
+QUANTILES = (0.95, 0.99, 0.995, 0.999)
+TOP_SHARE = 16  # a video's score is the mean of its n // 16 + 1 highest clips (reference 1.3)
+
+
+class SelectionConfig(Config):
+    """How the weights of a run are chosen (part of the run's id)."""
+
+    mode: Mode = "last"
+    every: int = Field(100, ge=1)  # steps between checks
+    patience: int = Field(0, ge=0)  # checks without a better value before training stops; 0 never stops
+    metric: Literal["video-auc", "frame-auc"] = "video-auc"  # frame-auc needs temporal truth of these videos
+    share: float = Field(0.1, gt=0, lt=1)  # of the training groups, where the split has no val part
+
+
+class Scorer:
+    """Scores videos with the weights a method has right now; what the checks and thresholds are made of."""
+
+    def __init__(self, features: JoinedFeatures, inputs: Inputs, shape: Shape, *, device: str) -> None:
+        self.features, self.inputs, self.shape, self.device = features, inputs, shape, device
+
+    def __call__(self, method: Method, video_id: str) -> Scores:
+        """Scores of one stored video."""
+        values, facts = self.features.read(video_id), self.features.facts(video_id)
+        crops = self.features.crops
+        return score_joined(method, self.inputs, self.shape, values, facts, crops, video_id, device=self.device)
+
+
+class Keeper:
+    """Checks on held-out videos during training, and the best weights so far.
+
+    Called by the loop every `every` steps: returns the value to log and whether patience ran out. The first of equal
+    values is kept. Its state is part of a saved training.
+    """
+
+    def __init__(self, measure: Callable[[Method], float], name: str, config: SelectionConfig) -> None:
+        self.measure, self.name, self.config = measure, name, config
+        self.best: float | None = None
+        self.best_step = 0
+        self.weights: dict[str, torch.Tensor] = {}
+        self.waited = 0
+
+    def __call__(self, done: int, method: Method) -> tuple[dict[str, float], bool]:
+        value = self.measure(method)
+        if self.best is None or value > self.best:
+            self.best, self.best_step, self.waited = value, done, 0
+            self.weights = {key: tensor.detach().cpu().clone() for key, tensor in method.state_dict().items()}
+        else:
+            self.waited += 1
+        return {self.name: value}, bool(self.config.patience) and self.waited >= self.config.patience
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values and tensors."""
+        return {"best": self.best, "best_step": self.best_step, "waited": self.waited, "weights": self.weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state` was taken."""
+        self.best, self.best_step = state["best"], int(state["best_step"])
+        self.waited, self.weights = int(state["waited"]), dict(state["weights"])
+
+
+def video_measure(scorer: Scorer, videos: Sequence[Video], abnormal: Sequence[bool]) -> Callable[[Method], float]:
+    """Video-level AUC: each video's score is the mean of its highest clips, crops averaged.
+
+    Raises:
+        UsageError: the videos are all normal or all abnormal.
+    """
+    _need_both(sum(abnormal), len(abnormal) - sum(abnormal))
+
+    def measure(method: Method) -> float:
+        return auc(np.array([video_score(scorer(method, v.id)) for v in videos]), np.array(abnormal))
+
+    return measure
+
+
+def frame_measure(
+    scorer: Scorer, videos: Sequence[Video], truth: Callable[[Video, int], VideoTruth]
+) -> Callable[[Method], float]:
+    """Frame-level AUC over all frames of the videos, against their temporal truth.
+
+    Raises:
+        UsageError: the truth has no abnormal or no normal frame.
+    """
+    labels = [truth(video, scorer.features.facts(video.id).n_frames).labels for video in videos]
+    joined = np.concatenate(labels)
+    _need_both(int(joined.sum()), int((~joined).sum()), what="frames")
+
+    def measure(method: Method) -> float:
+        return auc(np.concatenate([expand(scorer(method, video.id)).scores for video in videos]), joined)
+
+    return measure
+
+
+def video_score(scores: Scores) -> float:
+    """Mean of a video's n // 16 + 1 highest clip scores, crops averaged first."""
+    clips = np.sort(scores.clips.mean(axis=0, dtype=np.float64))[::-1]
+    return float(clips[: len(clips) // TOP_SHARE + 1].mean())
+
+
+def auc(scores: NDArray[np.floating], labels: NDArray[np.bool_]) -> float:
+    """ROC-AUC by ranks, ties at their mean rank."""
+    from scipy.stats import rankdata
+
+    ranks = rankdata(scores)
+    positives, negatives = int(labels.sum()), int((~labels).sum())
+    return float((ranks[labels].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def hold_out(
+    videos: Sequence[Video], abnormal: Sequence[bool], *, share: float, seed: int = 0
+) -> tuple[list[Video], list[Video]]:
+    """Split a training list into (train, val): whole groups move together, about `share` of each label.
+
+    A video without a group is a group of its own. The draw depends on ids, labels and `seed` alone, not on a run's seed.
+
+    Raises:
+        UsageError: groups are too few: one side would lack normal or abnormal videos.
+    """
+    label = {video.id: is_abnormal for video, is_abnormal in zip(videos, abnormal, strict=True)}
+    groups: dict[str, list[Video]] = {}
+    for video in sorted(videos, key=lambda v: v.id):
+        groups.setdefault(video.group or f"\0{video.id}", []).append(video)
+    order = np.random.default_rng(seed).permutation(sorted(groups))
+    wanted = {flag: max(1, round(share * sum(x == flag for x in abnormal))) for flag in (False, True)}
+    held: set[str] = set()
+    for name in order:
+        members = groups[str(name)]
+        lacking = any(
+            sum(label[v] == flag for v in held) < wanted[flag] and any(label[v.id] == flag for v in members)
+            for flag in wanted
+        )
+        if lacking and sum(len(groups[str(n)]) for n in order) - len(held) > len(members):
+            held |= {video.id for video in members}
+    train = [video for video in videos if video.id not in held]
+    val = [video for video in videos if video.id in held]
+    for side, part in (("training", train), ("val", val)):
+        if len({label[video.id] for video in part}) < 2:
+            raise UsageError(
+                f"{len(groups)} groups in {len(videos)} training videos cannot be shared out: the {side} side would lack "
+                "normal or abnormal videos",
+                hint="--selection last, or list a val part in the manifest",
+            )
+    return train, val
+
+
+def refuse_leak(train: Iterable[Video], held_out: Iterable[Video], *, what: str) -> None:
+    """Raise when a group (one source's videos) stands on both sides.
+
+    Raises:
+        VerificationError: names a group and a video of each side.
+    """
+    sides = {video.group: video.id for video in train if video.group}
+    for video in held_out:
+        if video.group in sides:
+            raise VerificationError(
+                f"group {video.group!r} is in the training list ({sides[video.group]}) and in the {what} list "
+                f"({video.id}): a choice made there would leak",
+                hint="vad data check DATASET; --selection last needs no held-out videos",
+            )
+
+
+def learn_thresholds(
+    method: Method, scorer: Scorer, normal_ids: Sequence[str], *, how: Smooth | None = None
+) -> dict[str, float]:
+    """Quantiles of the frame scores of normal videos, smoothed as `how` says; empty without normal videos."""
+    if not normal_ids:
+        return {}
+    filter_ = how or Smooth()
+    frames = np.concatenate([smooth(expand(scorer(method, video)).scores, filter_) for video in normal_ids])
+    return {str(q): float(np.quantile(frames, q)) for q in QUANTILES}
+
+
+def _need_both(abnormal: int, normal: int, *, what: str = "videos") -> None:
+    if not abnormal or not normal:
+        raise UsageError(
+            f"the held-out {what} are {normal} normal and {abnormal} abnormal: an AUC needs both",
+            hint="--selection last",
+        )

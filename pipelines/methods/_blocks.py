@@ -88,18 +88,27 @@ class Attention(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Pre-LN transformer block without dropout: attention, then width -> 4 width -> width."""
+    """Pre-LN transformer block: attention, then width -> 4 width -> width, dropout on both branches."""
 
-    def __init__(self, width: int, heads: int, act: Literal["quickgelu", "gelu"]) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        act: Literal["quickgelu", "gelu"],
+        *,
+        hidden: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(width)
         self.attn = Attention(width, heads)
         self.ln_2 = nn.LayerNorm(width)
-        self.mlp = mlp(width, 4 * width, activation(act))
+        self.mlp = mlp(width, hidden or 4 * width, activation(act))
+        self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, *, keys: Tensor | None, window: int = 0, allowed: Tensor | None = None) -> Tensor:
-        x = x + self.attn(self.ln_1(x), keys=keys, window=window, allowed=allowed)
-        return x + self.mlp(self.ln_2(x))  # type: ignore[no-any-return]
+        x = x + self.drop(self.attn(self.ln_1(x), keys=keys, window=window, allowed=allowed))
+        return x + self.drop(self.mlp(self.ln_2(x)))  # type: ignore[no-any-return]
 
 
 class GraphConv(nn.Module):
@@ -149,6 +158,13 @@ def shared_window(s: int, window: int, device: torch.device) -> Tensor:
     """Windows of `window` at half a window's stride: True where two positions share one [ours, for `window: paper`]."""
     half = torch.arange(s, device=device) // max(1, window // 2)
     return (half[:, None] - half[None, :]).abs() <= 1
+
+
+def sinusoid(s: int, width: int, like: Tensor) -> Tensor:
+    """Sine and cosine positions (S, width), interleaved by halves (Vaswani et al.)."""
+    position = torch.arange(s, device=like.device, dtype=torch.float32).unsqueeze(1)
+    rate = torch.exp(torch.arange(0, width, 2, device=like.device) * (-math.log(10000.0) / width))
+    return torch.cat([torch.sin(position * rate), torch.cos(position * rate)], dim=1)[:, :width].to(like.dtype)
 
 
 class LocalPart(nn.Module):

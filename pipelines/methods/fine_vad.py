@@ -139,6 +139,10 @@ class FineVad(Method):
         macro, group_of = macro_classes(fine.numpy(), config.macro)
         # One anomaly class has nothing to group: the middle level would repeat the fine one, and is skipped.
         self.levels = _levels(config.levels) - ({"inter"} if len(shape.classes) == 2 else set())
+        if len(shape.classes) == 2 and "inter" in _levels(config.levels):
+            self.notes = ("one anomaly class has no macro classes: the middle level is skipped",)
+        else:
+            self.notes = (describe_groups(shape.classes, group_of),)
         for name, value in (
             ("coarse_text", coarse),
             ("fine_text", fine),
@@ -327,6 +331,14 @@ def macro_classes(fine: NDArray[np.float32], k: int) -> tuple[Tensor, Tensor]:
     centres = fitted.cluster_centers_[order]
     text = np.concatenate([unit[:1], centres]).astype(np.float32)
     return torch.from_numpy(text), torch.from_numpy(groups.astype(np.int64))
+
+
+def describe_groups(classes: tuple[str, ...], group_of: Tensor) -> str:
+    """The macro classes in words, for the log."""
+    groups: dict[int, list[str]] = {}
+    for name, group in zip(classes[1:], group_of.tolist()[1:], strict=True):
+        groups.setdefault(int(group), []).append(name)
+    return "macro classes: " + " | ".join(", ".join(names) for names in groups.values())
 
 
 def info_nce(z: Tensor, same: Tensor, anchors: Tensor, tau: float) -> Tensor:

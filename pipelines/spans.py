@@ -17,12 +17,14 @@ def n_clips(n_frames: int, *, clip_len: int, stride: int, last_clip: LastClip = 
     """Number of clips of a video with `n_frames` frames; at least 1 when there is a frame.
 
     `drop` counts whole clips only (a video shorter than one clip still gives one);
-    `repeat` and `pad` add a clip for frames that no whole clip covers.
+    `repeat` and `pad` add a clip for frames that no whole clip covers, if that clip begins inside the video (with
+    stride > clip_len the last frames may lie in a gap between clips).
     """
     if n_frames <= 0:
         return 0
     whole = max(0, (n_frames - clip_len) // stride + 1)
-    if last_clip != "drop" and (whole == 0 or (whole - 1) * stride + clip_len < n_frames):
+    uncovered = whole == 0 or (whole - 1) * stride + clip_len < n_frames
+    if last_clip != "drop" and uncovered and whole * stride < n_frames:
         whole += 1
     return max(1, whole)
 

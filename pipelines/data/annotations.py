@@ -92,10 +92,10 @@ def read(
         return readers[spec.reader]()
     from pipelines.data import masks
 
-    arrays: dict[str, Callable[[], Annotations]] = {
-        "frame-masks": lambda: masks.read_frame_masks(files, key=spec.key, name=name),
+    arrays: dict[str, Callable[[], Annotations | None]] = {
+        "frame-masks": lambda: masks.read_frame_masks(files, key=spec.key or "{id}", name=name),
         "flat-labels": lambda: masks.read_flat_labels(files[0], order or {}),
-        "mat": lambda: masks.read_mat(files, rule=spec.rule, name=name),
+        "mat": lambda: masks.read_mat(files, rule=spec.rule, schema=spec.key, name=name),
         "mask-images": lambda: masks.read_mask_images(files, name=name),
     }
     if spec.reader not in arrays:

@@ -62,6 +62,9 @@ def read_rows(source: Source, folders: Sequence[Path], root: Path | None, *, pub
     paths = [find(name, folders) for name in source.files]
     if any(path is None for path in paths):
         return None
+    if source.inline:
+        inline = list(_split_rows(source, source.inline.split(), "data_manifest.yaml: inline"))
+        return [row for row in (_identified(source, row, published) for row in inline) if row]
     reader: Callable[[Source, Path], Iterator[Row]] = _csv_rows if source.kind == "csv" else _line_rows
     found = [_identified(source, row, published) for path in paths if path for row in reader(source, path)]
     rows = [row for row in found if row]
@@ -74,10 +77,14 @@ def find(name: str, folders: Sequence[Path]) -> Path | None:
 
 
 def _line_rows(source: Source, path: Path) -> Iterator[Row]:
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    yield from _split_rows(source, _text(path).splitlines(), str(path))
+
+
+def _split_rows(source: Source, lines: Sequence[str], file: str) -> Iterator[Row]:
+    for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("# "):
             continue
-        where = f"{path}:{number}"
+        where = f"{file}:{number}"
         if not source.fields:
             yield Row("", "", line.strip(), where)
             continue
@@ -155,12 +162,16 @@ def _identified(source: Source, row: Row, published: bool) -> Row | None:
         if not found:
             return None
         bare = found.group("id") if "id" in found.groupdict() else found.group(1)
+    path = row.path
+    if published and _elsewhere(path):  # the path on its author's machine: the class folder and the id remain
+        folder = path.replace("\\", "/").rstrip("/").rsplit("/", 2)[-2]
+        path = f"{folder}/{bare}.mp4"
     if source.match and not re.fullmatch(source.match, bare):
         return None
     return Row(
         source.prefix + bare,
         bare,
-        row.path,
+        path,
         row.where,
         row.label,
         row.group,
@@ -247,6 +258,10 @@ class Footage:
             except OSError:
                 self._names[folder] = frozenset()
         return self._names[folder]
+
+
+def _elsewhere(path: str) -> bool:
+    return path.startswith(("/", "~")) or re.match(r"^[A-Za-z]:[\\/]", path) is not None
 
 
 def escapes(path: Path, root: Path) -> bool:

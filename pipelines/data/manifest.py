@@ -267,7 +267,11 @@ class Dataset:
             for part in PARTS:
                 for video in self._part(split, part)[0]:
                     other = found.setdefault(video.id, video)
-                    if other.path != video.path:
+                    if other.path == video.path or not video.path.exists():
+                        continue
+                    if not other.path.exists():
+                        found[video.id] = video
+                    else:
                         raise VerificationError(
                             f"{self.name}: the id {video.id!r} means {other.path} and {video.path}",
                             hint="give them different ids in the `video` column",
@@ -421,7 +425,7 @@ class Dataset:
             )
             if rows is not None:
                 return source, [row for row in rows if row.split is None or _part_name(row) == part]
-        wanted = ", ".join(name for source in sources for name in source.files)
+        wanted = ", ".join(dict.fromkeys(name for source in sources for name in source.files))
         raise MissingArtifactError(
             f"{self.name}: no list for the {part} part of split {split!r} in {' or '.join(map(str, folders))} "
             f"(looked for {wanted})",

@@ -78,31 +78,52 @@ def read_flat_labels(path: Path, order: Mapping[str, int]) -> Annotations:
     return Annotations(intervals, lengths, (path,))
 
 
-def read_mat(files: Sequence[Path], *, rule: Rule = "one_based", name: NameRule = normalise_id) -> Annotations:
-    """MATLAB files, told apart by their variables.
+def read_mat(
+    files: Sequence[Path], *, rule: Rule = "one_based", schema: str = "", name: NameRule = normalise_id
+) -> Annotations | None:
+    """MATLAB files, told apart by their variables (`avenue.mat` exists with two schemas).
 
     `gt`: a cell of 2xK matrices of intervals as written under `rule` (Ped2, Avenue intervals; ids 01, 02, ...);
     `volLabel`: a cell of one pixel mask per frame, one file per video (`1_label.mat` is video 01);
-    variables `01`..`21`: labels per frame of each video.
+    `numbered`: variables `01`..`21` with labels per frame of each video.
+    None where `schema` asks for another one than the file has.
     """
     intervals: dict[str, tuple[Interval, ...]] = {}
     lengths: dict[str, int] = {}
     for path in sorted(files, key=lambda path: natural_key(path.name)):
         data = _loadmat(path)
-        if "gt" in data:
+        found = mat_schema(data, path)
+        if schema and found != schema:
+            return None
+        if found == "gt":
             for index, cell in enumerate(np.asarray(data["gt"], dtype=object).reshape(-1), 1):
                 intervals[f"{index:02d}"] = _gt_cell(cell, f"{path}: gt{{{index}}}", rule)
-        elif "volLabel" in data:
-            masks = np.asarray(data["volLabel"], dtype=object).reshape(-1)
-            labels = np.array([bool(np.any(np.asarray(mask) != 0)) for mask in masks])
-            _put(intervals, lengths, name(path.stem.removesuffix("_label").zfill(2)), labels, str(path))
-        elif numbered := sorted((key for key in data if key.isdigit()), key=int):
-            for key in numbered:
-                _put(intervals, lengths, f"{int(key):02d}", frame_labels(np.asarray(data[key])), f"{path}: {key}")
+        elif found == "volLabel":
+            video = name(path.stem.removesuffix("_label").zfill(2))
+            _put(intervals, lengths, video, _vol_labels(data["volLabel"]), str(path))
         else:
-            known = [key for key in data if not key.startswith("__")]
-            raise VerificationError(f"{path}: has {known}; expected `gt`, `volLabel` or numbered variables 01, 02, ...")
+            for key in sorted((key for key in data if key.isdigit()), key=int):
+                _put(intervals, lengths, f"{int(key):02d}", frame_labels(np.asarray(data[key])), f"{path}: {key}")
     return Annotations(intervals, lengths, tuple(files))
+
+
+def mat_schema(data: Mapping[str, Any], path: Path) -> str:
+    """`gt`, `volLabel` or `numbered`.
+
+    Raises:
+        VerificationError: none of them; the file's variables are listed.
+    """
+    if "gt" in data or "volLabel" in data:
+        return "gt" if "gt" in data else "volLabel"
+    if any(key.isdigit() for key in data):
+        return "numbered"
+    known = [key for key in data if not key.startswith("__")]
+    raise VerificationError(f"{path}: has {known}; expected `gt`, `volLabel` or numbered variables 01, 02, ...")
+
+
+def _vol_labels(cell: Any) -> NDArray[np.bool_]:
+    masks = np.asarray(cell, dtype=object).reshape(-1)
+    return np.array([bool(np.any(np.asarray(mask) != 0)) for mask in masks], dtype=bool)
 
 
 def read_mask_images(folders: Sequence[Path], *, name: NameRule = normalise_id) -> Annotations:

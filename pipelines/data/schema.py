@@ -77,10 +77,11 @@ class Source(Model):
     All `files` are read one after another. `fields` names the columns of a text list ("video", "label", "group",
     "frames", "fps", "path", "split"); without it a line is a path. `columns` renames a csv's headers. `id` is a
     pattern with a group `id`, applied to the normalised name; `prefix` goes before the id; `match` keeps the ids
-    that it matches wholly.
+    that it matches wholly. `inline` is a list inside the manifest: rows separated by white space.
     """
 
-    files: Files
+    files: Files = ()
+    inline: str = ""
     format: Literal["auto", "lines", "csv", "media"] = "auto"
     fields: Texts = ()
     delimiter: str = ","
@@ -92,11 +93,17 @@ class Source(Model):
     footage: Files = ()
     media: Literal["video", "frames"] | None = None
 
+    @model_validator(mode="after")
+    def _somewhere(self) -> Source:
+        if not self.files and not self.inline:
+            raise ValueError("needs `files` (or `inline`)")
+        return self
+
     @property
     def kind(self) -> Literal["lines", "csv", "media"]:
         """The format, read off the file's name where it is `auto`."""
-        if self.format != "auto":
-            return self.format
+        if self.format != "auto" or not self.files:
+            return "lines" if self.format == "auto" else self.format
         return "csv" if self.files[0].lower().endswith(".csv") else "lines"
 
 
@@ -129,13 +136,18 @@ class Split(Model):
 
 
 class Reader(Model):
-    """One annotation source: a reader's name, a file or a glob inside the annotations, and how numbers are meant."""
+    """One annotation source: a reader's name, a file or a glob inside the annotations, and how numbers are meant.
+
+    `key` picks arrays of an npz (`mnad_{id}`), or the schema of a mat file (`gt`, `volLabel`, `numbered`); a mat
+    file of another schema counts as absent. `unit`, `columns` and `rule` are of the csv reader; `rule` of the others
+    too.
+    """
 
     reader: ReaderName
     file: Inside = ""
     rule: Rule = "half_open"
     unit: Literal["auto", "frames", "seconds"] = "auto"
-    key: str = "{id}"
+    key: str = ""
     id: Regex | None = None
     columns: dict[str, str] = {}
 

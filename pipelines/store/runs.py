@@ -131,12 +131,12 @@ def facts(group: RunGroup, root: Path) -> RunFacts:
 
 def evals(run: Path) -> list[EvalRecord]:
     """Every complete evaluation of a run, oldest first."""
-    return _records(run / EVALS)
+    return records(run / EVALS)
 
 
 def referee_evals(root: Path, dataset: str | None = None) -> list[EvalRecord]:
     """Every referee evaluation below the runs folder, of one dataset or of all."""
-    return _records(root / REFEREE / artifacts.folder_name(dataset) if dataset else root / REFEREE)
+    return records(root / REFEREE / artifacts.folder_name(dataset) if dataset else root / REFEREE)
 
 
 def resolve_eval(text: str, root: Path, *, dataset: str | None = None) -> list[EvalRecord]:
@@ -153,7 +153,7 @@ def resolve_eval(text: str, root: Path, *, dataset: str | None = None) -> list[E
     """
     for folder in (Path(text).expanduser(), root / text):
         if (folder / METRICS_FILE).is_file():
-            return [_record(folder)]
+            return [read_eval(folder)]
     if len(text) >= MIN_ID and (hits := [r for r in all_evals(root) if r.artifact.id.startswith(text)]):
         if len({r.artifact.id for r in hits}) > 1:
             lines = "".join(f"\n  {record.folder}" for record in hits)
@@ -232,12 +232,19 @@ def _newest(run: Path, dataset: str | None) -> EvalRecord:
     return found[-1]
 
 
-def _records(folder: Path) -> list[EvalRecord]:
-    found = [_record(path) for path in artifacts.find(folder, EVAL) if (path / METRICS_FILE).is_file()]
+def records(folder: Path) -> list[EvalRecord]:
+    """Every complete evaluation below `folder`, oldest first."""
+    found = [read_eval(path) for path in artifacts.find(folder, EVAL) if (path / METRICS_FILE).is_file()]
     return sorted(found, key=lambda record: (record.artifact.created, record.folder.name))
 
 
-def _record(folder: Path) -> EvalRecord:
+def read_eval(folder: Path) -> EvalRecord:
+    """The evaluation in `folder`.
+
+    Raises:
+        VerificationError: its metrics.json cannot be read.
+        MissingArtifactError: it is no artefact.
+    """
     try:
         metrics = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

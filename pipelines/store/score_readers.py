@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipelines.artifacts import video_id_of
 from pipelines.errors import UsageError, VerificationError
 from pipelines.recipe import suggest
-from pipelines.store.scores import CLASSES, CROPS, LEVEL, N_FRAMES, SPANS, Rows
+from pipelines.store.scores import CLASSES, CROPS, LEVEL, N_FRAMES, SPANS, STRIDE, Rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -196,7 +196,6 @@ def _rows(video: str, arrays: Arrays, source: Path) -> Rows:
     spans = arrays.get(f"{video}|{SPANS}")
     if spans is not None and spans.shape != (values.shape[1], 2):
         raise VerificationError(f"{source}: {video!r} has {values.shape[1]} rows and spans of shape {spans.shape}")
-    length = arrays.get(f"{video}|{N_FRAMES}")
     levels = sorted(
         (key for key in arrays if key.startswith(f"{video}|{LEVEL}") and not key.endswith(SPANS)), key=_level
     )
@@ -204,11 +203,20 @@ def _rows(video: str, arrays: Arrays, source: Path) -> Rows:
         values=values,
         classes=_classes(video, arrays, values.shape, source),
         spans=None if spans is None else spans.astype(np.int64),
-        n_frames=None if length is None else int(length),
+        n_frames=_whole(f"{video}|{N_FRAMES}", arrays, source),
+        stride=_whole(f"{video}|{STRIDE}", arrays, source),
         crops=_crops(video, arrays, values.shape[0], source),
         levels=tuple(arrays[key] for key in levels),
         level_spans=tuple(arrays[f"{key}-{SPANS}"].astype(np.int64) for key in levels),
     )
+
+
+def _whole(key: str, arrays: Arrays, source: Path) -> int | None:
+    if key not in arrays:
+        return None
+    if arrays[key].size != 1 or arrays[key].dtype.kind not in "iu" or int(arrays[key].reshape(())) < 1:
+        raise VerificationError(f"{source}: {key!r} is {arrays[key]!r}, expected one positive whole number")
+    return int(arrays[key].reshape(()))
 
 
 def _classes(video: str, arrays: Arrays, shape: tuple[int, ...], source: Path) -> NDArray[Any] | None:
@@ -259,7 +267,7 @@ def _lengths(path: Path, ids: list[str]) -> list[int]:
 
 def _is_field(key: str) -> bool:
     tail = key.rpartition("|")[2]
-    return "|" in key and (tail in (CLASSES, SPANS, N_FRAMES, CROPS) or tail.startswith(LEVEL))
+    return "|" in key and (tail in (CLASSES, SPANS, N_FRAMES, STRIDE, CROPS) or tail.startswith(LEVEL))
 
 
 def _level(key: str) -> int:

@@ -15,7 +15,7 @@ from pipelines.errors import MissingArtifactError, UsageError, VerificationError
 from pipelines.records import Scores
 
 Unit = Literal["frames", "clips", "spans"]
-CLASSES, SPANS, N_FRAMES, CROPS, LEVEL = "classes", "spans", "n_frames", "crops", "level-"
+CLASSES, SPANS, N_FRAMES, STRIDE, CROPS, LEVEL = "classes", "spans", "n_frames", "stride", "crops", "level-"
 FIELD_CLIP_FRAMES = 16  # what the field repeats one score over
 
 
@@ -24,14 +24,15 @@ class Rows:
     """One video's scores as a file holds them.
 
     values (K, R) float, higher is more abnormal; classes (K, R, Y) probabilities, normal first, or None; spans (R, 2)
-    int64 half-open frames where the file states them; `n_frames` the video's length where the file states it;
-    `levels` are coarser lines (K, R_l) with their `level_spans` (R_l, 2).
+    int64 half-open frames where the file states them; `n_frames` the video's length and `stride` the step
+    of its clips where the file states them; `levels` are coarser lines (K, R_l) with their `level_spans` (R_l, 2).
     """
 
     values: NDArray[Any]
     classes: NDArray[Any] | None = None
     spans: NDArray[np.int64] | None = None
     n_frames: int | None = None
+    stride: int | None = None
     crops: tuple[str, ...] = ("center",)
     levels: tuple[NDArray[Any], ...] = ()
     level_spans: tuple[NDArray[np.int64], ...] = ()
@@ -88,7 +89,7 @@ def place(video_id: str, rows: Rows, n_frames: int, layout: Layout) -> Scores:
         classes=None if rows.classes is None else rows.classes[:, :count],
         spans=spans,
         n_frames=n_frames,
-        stride=_stride(spans, layout),
+        stride=rows.stride or _stride(spans, layout),
         crops=rows.crops,
         levels=rows.levels,
         level_spans=rows.level_spans,
@@ -132,8 +133,8 @@ def match(
 def write(path: Path, scores: Iterable[Scores]) -> None:
     """Write scores losslessly as an npz without pickle, keys sorted by video.
 
-    Per video: `<video>` (T,) or, with several crops, (K, T) float32; `<video>|spans` (T, 2); `<video>|n_frames`; and where
-    there are any `|classes` (T, Y) or (K, T, Y), `|crops` names, `|level-i` and `|level-i-spans`.
+    Per video: `<video>` (T,) or, with several crops, (K, T) float32; `<video>|spans` (T, 2); `<video>|n_frames`, `<video>|stride`; and
+    where there are any `|classes` (T, Y) or (K, T, Y), `|crops` names, `|level-i` and `|level-i-spans`.
     """
     arrays: dict[str, NDArray[Any]] = {}
     for record in sorted(scores, key=lambda record: record.video_id):
@@ -141,6 +142,7 @@ def write(path: Path, scores: Iterable[Scores]) -> None:
         arrays[video] = record.clips[0] if one else record.clips
         arrays[f"{video}|{SPANS}"] = record.spans
         arrays[f"{video}|{N_FRAMES}"] = np.asarray(record.n_frames, dtype=np.int64)
+        arrays[f"{video}|{STRIDE}"] = np.asarray(record.stride, dtype=np.int64)
         if record.classes is not None:
             arrays[f"{video}|{CLASSES}"] = record.classes[0] if one else record.classes
         if record.crops != ("center",):

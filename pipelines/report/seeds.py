@@ -1,0 +1,63 @@
+"""Mean and deviation over the seeds of a group, in the shape of one metrics.json."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+ONCE = ("ci", "definition", "floor", "per_class", "reason")  # not averaged: they belong to one seed or to all alike
+
+
+def summarise(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """metrics.json of a group: each number the mean over seeds, beside it `sd` and the `seeds`' own numbers.
+
+    One seed gives its own metrics. The deviation has n - 1 below the line. A number that a seed lacks is null with
+    its reason. Never the best seed.
+    """
+    if len(found) == 1:
+        return dict(found[0])
+    first = found[0]
+    shared = ("schema", "dataset", "split", "part", "videos", "frames", "floors", "ground_truth", "recipe")
+    summary = {key: first[key] for key in shared if key in first}
+    names = list(dict.fromkeys(name for metrics in found for name in metrics["metrics"]))
+    summary["metrics"] = {name: _over([metrics["metrics"].get(name, {}) for metrics in found]) for name in names}
+    summary["seeds"] = [metrics.get("model", {}).get("seed") for metrics in found]
+    summary["runs"] = [metrics.get("model", {}).get("run") for metrics in found]
+    summary["warnings"] = list(dict.fromkeys(line for metrics in found for line in metrics.get("warnings", ())))
+    return summary
+
+
+def mean_sd(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation (n - 1) of at least two numbers."""
+    mean = sum(values) / len(values)
+    return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+def _over(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One metric's objects of all seeds as one: numbers averaged, nested objects likewise."""
+    merged: dict[str, Any] = {}
+    for key in dict.fromkeys(key for part in parts for key in part):
+        values = [part.get(key) for part in parts]
+        if key in ONCE:
+            if key in ("definition", "floor", "reason"):
+                merged[key] = next(value for value in values if value is not None)
+        elif all(isinstance(value, Mapping) for value in values):
+            merged[key] = _over([value for value in values if isinstance(value, Mapping)])
+        elif all(isinstance(value, float) for value in values):
+            merged[key], deviation = mean_sd([float(value) for value in values if value is not None])
+            _beside(merged, key, deviation, values)
+        elif key == "value":
+            merged[key] = None
+            merged.setdefault("reason", "not every seed has it")
+        elif all(value == values[0] for value in values):
+            merged[key] = values[0]
+    return merged
+
+
+def _beside(merged: dict[str, Any], key: str, deviation: float, values: Sequence[Any]) -> None:
+    if key == "value":
+        merged["sd"], merged["seeds"] = deviation, list(values)
+    else:
+        merged.setdefault("sd", {})[key] = deviation
+        merged.setdefault("seeds", {})[key] = list(values)

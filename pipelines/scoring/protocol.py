@@ -1,0 +1,74 @@
+"""The protocol of an evaluation: every choice that changes a number once scores and truth are given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from pipelines.scoring.block import EvalOptions
+
+ALL = "all"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protocol:
+    """Everything that changes a number once scores and truth are given; part of the eval id.
+
+    `expand`, `crops`, `tail` lead from clips to frames; `smooth` ("gaussian:3"), `normalise`, `drop_first`, `drop_last`
+    follow in that order, or `compat` names a published recipe that replaces them. `protocols`, `tious` and
+    `detection_videos` belong to `map-iou`; `rounds` 0 leaves intervals out; `floors` "none" leaves floors out.
+    `threshold_policy` is `quantile[:q]`, `max-normal` or `target-fa-per-hour:x`; `threshold`, a number, goes before it.
+    """
+
+    gt: str | None = None
+    expand: Literal["repeat", "linear", "bins32"] = "repeat"
+    crops: str = "mean"
+    tail: Literal["hold", "truncate"] = "hold"
+    smooth: str = "none"
+    normalise: Literal["none", "minmax"] = "none"
+    drop_first: int = 0
+    drop_last: int = 0
+    compat: str | None = None
+    nan: Literal["error", "zero", "hold"] = "error"
+    protocols: tuple[str, ...] = ("vadclip", "abnormal-only", "activitynet")
+    tious: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5)
+    detection_videos: Literal["abnormal", "all"] = "abnormal"
+    video_score: Literal["max", "topk"] = "max"
+    by: tuple[str, ...] = ()
+    threshold: float | None = None
+    threshold_policy: str | None = None
+    floors: Literal["all", "none"] = "all"
+    rounds: int = 1000
+    seed: int = 0
+
+    def options(
+        self, metrics: Sequence[str], *, threshold: float | None = None, threshold_source: str | None = None
+    ) -> EvalOptions:
+        """As the options of `scoring.block`; the threshold is the given one, else this protocol's own number.
+
+        Raises:
+            UsageError: a smoothing that cannot be read.
+        """
+        from pipelines.scoring.block import EvalOptions
+        from pipelines.scoring.smooth import parse_smooth
+
+        return EvalOptions(
+            smooth=parse_smooth(self.smooth),
+            normalise=self.normalise,
+            drop_first=self.drop_first,
+            drop_last=self.drop_last,
+            preset=self.compat,
+            protocols=self.protocols,
+            tious=self.tious,
+            detection_videos=self.detection_videos,
+            video_score=self.video_score,
+            threshold=self.threshold if threshold is None else threshold,
+            threshold_source="given" if threshold is None and self.threshold is not None else threshold_source,
+            by=self.by,
+            floors=self.floors,
+            rounds=self.rounds,
+            seed=self.seed,
+            undefined="null" if ALL in metrics else "raise",
+        )

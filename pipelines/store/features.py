@@ -7,11 +7,11 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pipelines import artifacts
 from pipelines.artifacts import Artifact
 from pipelines.errors import MissingArtifactError, VerificationError
+from pipelines.recipe import canonical_json
 from pipelines.records import Failure, VideoFacts
 
 GROUP = "features.zarr"
@@ -33,17 +34,20 @@ class FeatureStore:
     Reading needs no zarr import: an uncompressed one-chunk array is a raw little-endian file.
     """
 
+    KIND: ClassVar[str] = "features"
+    GROUP: ClassVar[str] = GROUP
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.artifact: Artifact = artifacts.read(folder)
 
     @classmethod
-    def create(cls, folder: Path, artifact: Artifact) -> FeatureStore:
+    def create(cls, folder: Path, artifact: Artifact) -> Self:
         """The store in `folder`, made when it is not there; called once, by the planner."""
         if not (folder / artifacts.FILE).exists():
-            (folder / GROUP).mkdir(parents=True, exist_ok=True)
+            (folder / cls.GROUP).mkdir(parents=True, exist_ok=True)
             group = {"zarr_format": 3, "node_type": "group", "attributes": {}}
-            artifacts.write_text(folder / GROUP / "zarr.json", json.dumps(group))
+            artifacts.write_text(folder / cls.GROUP / "zarr.json", json.dumps(group))
             for name in (STAGING, FAILURES):
                 (folder / name).mkdir(exist_ok=True)
             artifacts.write(folder, artifact)
@@ -51,7 +55,7 @@ class FeatureStore:
 
     @property
     def group(self) -> Path:
-        return self.folder / GROUP
+        return self.folder / self.GROUP
 
     def path(self, video_id: str) -> Path:
         """The array's folder; it exists only when it is complete."""
@@ -78,17 +82,59 @@ class FeatureStore:
     ) -> bool:
         """Commit one video's (T, K, D) float16 array; True when this call won, False when it was there already."""
         staged = self.stage(video_id, features, facts, step=step)
-        return artifacts.commit(staged, self.path(video_id), step=step)
+        return self.publish(video_id, staged, step=step)
 
-    def replace(self, video_id: str, features: NDArray[np.float16], facts: VideoFacts) -> None:
-        """Write a video again (`--redo`, a replaced source file): the old array is moved aside, then deleted."""
-        staged = self.stage(video_id, features, facts)
+    def publish(self, video_id: str, staged: Path, *, step: Callable[[str], None] = lambda name: None) -> bool:
+        """Commit the staged folder under the video's name; True when this call won. Nothing is left of a failed try."""
+        try:
+            return artifacts.commit(staged, self.path(video_id), step=step)
+        except BaseException:
+            shutil.rmtree(staged, ignore_errors=True)
+            raise
+
+    def replace(
+        self,
+        video_id: str,
+        features: NDArray[np.float16],
+        facts: VideoFacts,
+        *,
+        step: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        """Write a video again (`--redo`, a replaced source file): the old array is moved aside, then deleted.
+
+        A process killed in between leaves the old array under .staging/; `clean_staging` puts it back.
+        """
+        self.swap(video_id, self.stage(video_id, features, facts, step=step), step=step)
+
+    def swap(self, video_id: str, staged: Path, *, step: Callable[[str], None] = lambda name: None) -> None:
+        """Publish `staged` in the place of what the store holds of `video_id`."""
+        old = self.set_aside(video_id)
+        step("aside")
+        artifacts.commit(staged, self.path(video_id), step=step)
+        if old is not None:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def discard(self, video_id: str) -> bool:
+        """Delete a video's array, from sight at once; True when there was one."""
+        old = self.set_aside(video_id)
+        if old is not None:
+            shutil.rmtree(old, ignore_errors=True)
+        return old is not None
+
+    def set_aside(self, video_id: str) -> Path | None:
+        """Move a video's array under .staging/, where readers do not see it; the folder to delete, or None."""
         final = self.path(video_id)
-        old = self.folder / STAGING / f"old-{uuid.uuid4().hex}"
-        if final.exists():
-            os.rename(final, old)
-        artifacts.commit(staged, final)
-        shutil.rmtree(old, ignore_errors=True)
+        if not final.exists():
+            return None
+        old = self.new_staging(prefix="old-")
+        os.rename(final, old / final.name)
+        return old
+
+    def new_staging(self, *, prefix: str = "") -> Path:
+        """A fresh folder under .staging/ whose name says which process of which host owns it."""
+        folder = self.folder / STAGING / f"{prefix}{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex}"
+        folder.mkdir(parents=True)
+        return folder
 
     def stage(
         self,
@@ -104,9 +150,17 @@ class FeatureStore:
             raise VerificationError(
                 f"video {video_id!r}: features of shape {features.shape}, expected (T, K, D) without a zero"
             )
-        staged = self.folder / STAGING / f"{os.getpid()}-{uuid.uuid4().hex}"
-        staged.mkdir(parents=True)
-        step("staged")
+        staged = self.new_staging()
+        try:
+            step("staged")
+            self._write_array(staged, data, facts)
+            step("written")
+        except BaseException:
+            shutil.rmtree(staged, ignore_errors=True)
+            raise
+        return staged
+
+    def _write_array(self, staged: Path, data: NDArray[np.float16], facts: VideoFacts) -> None:
         rows = max(1, min(data.shape[0], MAX_CHUNK_BYTES // (data.shape[1] * data.shape[2] * 2)))
         (staged / "zarr.json").write_text(json.dumps(_array_metadata(data, rows, facts)))
         for index, start in enumerate(range(0, data.shape[0], rows)):
@@ -115,9 +169,8 @@ class FeatureStore:
             block = data[start : start + rows]
             if len(block) < rows:  # zarr chunks are full; the rest is fill value
                 block = np.concatenate([block, np.zeros((rows - len(block), *data.shape[1:]), data.dtype)])
-            block.tofile(chunk)
-        step("written")
-        return staged
+            with chunk.open("wb") as handle:  # tofile() reports a full disk without its errno
+                handle.write(np.ascontiguousarray(block).view(np.uint8).data)
 
     def metadata(self, video_id: str) -> dict[str, Any]:
         """The array's zarr.json.
@@ -219,13 +272,39 @@ def values_checksum(features: NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(features, dtype="<f2").tobytes()).hexdigest()
 
 
-def find_stores(layers: Iterable[Path], dataset: str) -> list[FeatureStore]:
+def find_stores(layers: Iterable[Path], dataset: str, *, kind: str = "features") -> list[FeatureStore]:
     """Every features artefact of `dataset` over the cache layers, the first layer's first."""
     return [
         FeatureStore(folder)
         for root in layers
-        for folder in artifacts.find(root / "features" / artifacts.folder_name(dataset), "features")
+        for folder in artifacts.find(root / kind / artifacts.folder_name(dataset), kind)
     ]
+
+
+def serving_stores(
+    layers: Iterable[Path], dataset: str, recipe: Mapping[str, Any], *, kind: str = "features"
+) -> list[FeatureStore]:
+    """The artefacts of `dataset` whose vectors are those of `recipe`: the same recipe, then supersets of its crops.
+
+    Within each group the first cache layer comes first; a video is read from the first store that has it.
+    """
+    exact: list[FeatureStore] = []
+    wider: list[FeatureStore] = []
+    for store in find_stores(layers, dataset, kind=kind):
+        if serves(store.artifact.recipe, recipe):
+            same = tuple(store.artifact.recipe["crops"]) == tuple(recipe["crops"])
+            (exact if same else wider).append(store)
+    return exact + wider
+
+
+def serves(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether an artefact of recipe `stored` holds every vector that `wanted` asks for (more crops, same otherwise)."""
+    if not set(wanted["crops"]) <= set(stored.get("crops", ())):
+        return False
+    here, there = dict(stored), dict(wanted)
+    here.pop("crops")
+    there.pop("crops")
+    return canonical_json(here) == canonical_json(there)
 
 
 def _array_metadata(data: NDArray[np.float16], rows: int, facts: VideoFacts) -> dict[str, Any]:

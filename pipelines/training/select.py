@@ -68,7 +68,12 @@ class Keeper:
             self.weights = {key: tensor.detach().cpu().clone() for key, tensor in method.state_dict().items()}
         else:
             self.waited += 1
-        return {self.name: value}, bool(self.config.patience) and self.waited >= self.config.patience
+        return {self.name: value}, self.exhausted
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether `patience` checks brought nothing better."""
+        return bool(self.config.patience) and self.waited >= self.config.patience
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values and tensors."""

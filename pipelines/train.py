@@ -1,0 +1,454 @@
+"""The train stage: features -> runs. `plan` says what would be trained and why; `run` trains what is missing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from pipelines import artifacts, catalog
+from pipelines.artifacts import Roots
+from pipelines.data import manifest as manifests
+from pipelines.data.manifest import Dataset
+from pipelines.errors import MissingArtifactError, UsageError
+from pipelines.extraction.text import class_text, default_encoder
+from pipelines.methods._base import Method, MethodConfig, Resources, Shape
+from pipelines.progress import Progress, Silent
+from pipelines.recipe import canonical_json, fingerprint, parse_assignments, read_config_file, resolve, suggest
+from pipelines.records import Video
+from pipelines.training.bags import abnormal, multi_hot
+from pipelines.training.checkpoint import shape_record
+from pipelines.training.choose import Choice, choose_features, last_dataset
+from pipelines.training.group import (
+    Member,
+    find_group,
+    group_id,
+    is_begun,
+    is_done,
+    new_group,
+    place_of,
+    split_sweep,
+    write_group,
+    write_latest,
+)
+from pipelines.training.inputs import JoinedFeatures
+from pipelines.training.loop import Precision, StopFlag, stop_flag
+from pipelines.training.member import MemberJob, train_member
+from pipelines.training.select import SelectionConfig, hold_out, refuse_leak
+
+NO_PRESET = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRequest:
+    """What a user asked for; None means the default, which the plan's `assumed` then says.
+
+    `features` is an id, an encoder or `A+B`; `seeds` runs from `seed` on; `sets` are `key=value`, a comma makes a
+    sweep; `resume` insists on going on with a stopped run; `new` trains although the run exists.
+    """
+
+    method: str = "mil-rank"
+    dataset: str | None = None
+    features: str | None = None
+    split: str | None = None
+    seeds: int = 1
+    seed: int = 0
+    preset: str | None = None
+    config: Path | None = None
+    sets: Sequence[str] = ()
+    text: str | None = None
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    precision: Precision = "float32"
+    device: str = "auto"
+    resume: bool = False
+    new: bool = False
+    save_every: int = 500
+    cache_dir: str | Path | None = None
+    runs_dir: str | Path | None = None
+    manifest: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainPlan:
+    """Everything that is decided before the first step.
+
+    `configs` are the resolved configurations, one a member; `origin` says which layer each value of the first came
+    from; `held` the videos that selection looks at; `assumed` lines say what was not named; `device` is resolved.
+    """
+
+    request: TrainRequest
+    roots: Roots
+    dataset: Dataset
+    split: str
+    method: str
+    module: ModuleType
+    choice: Choice
+    shape: Shape
+    train: tuple[Video, ...]
+    held: tuple[Video, ...]
+    configs: tuple[MethodConfig, ...]
+    origin: dict[str, str]
+    preset: str
+    members: tuple[Member, ...]
+    group: Path
+    text_encoder: str | None
+    assumed: tuple[str, ...]
+    device: str
+
+    @property
+    def done(self) -> tuple[bool, ...]:
+        """Which members exist already."""
+        return tuple(is_done(self.group / m.place, m) for m in self.members)
+
+    @property
+    def begun(self) -> tuple[bool, ...]:
+        """Which members were stopped and go on."""
+        return tuple(is_begun(self.group / m.place) for m in self.members)
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutcome:
+    """One run of the group: its folder, seed, swept values, and what happened to it."""
+
+    folder: Path
+    id: str
+    seed: int
+    swept: dict[str, str]
+    status: Literal["trained", "resumed", "up to date"]
+    recorded: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """The group's folder and its runs."""
+
+    group: Path
+    runs: tuple[RunOutcome, ...]
+    assumed: tuple[str, ...]
+
+
+def run(request: TrainRequest, *, progress: Progress | None = None) -> TrainResult:
+    """Train every run that the request asks for and that does not exist, then name the group as `latest`.
+
+    Raises:
+        UsageError, MissingArtifactError: nothing was begun; the message says what to type.
+        VerificationError: features that are damaged or do not fit together; names the video.
+        Stopped: a signal came; the state is saved and the same request goes on.
+    """
+    sink = progress or Silent()
+    planned = plan(request)
+    for line in planned.assumed:
+        sink.note(line)
+    if request.resume and not any(planned.begun):
+        raise MissingArtifactError(
+            f"no stopped run of {planned.method} on {planned.dataset.name} with this configuration in {planned.group.parent}",
+            hint="leave out --resume to start it (or `vad runs ls`)",
+        )
+    write_group(planned.group, group_id(planned.members), planned.members)
+    outcomes = []
+    with stop_flag() as flag:
+        for index, member in enumerate(planned.members):
+            outcomes.append(_one(planned, index, member, sink, flag))
+    write_latest(planned.roots.runs, planned.group)
+    return TrainResult(planned.group, tuple(outcomes), planned.assumed)
+
+
+def plan(request: TrainRequest) -> TrainPlan:
+    """Resolve everything that the request leaves open, check labels and features, and find what exists.
+
+    Raises:
+        UsageError: an unknown name, a wrong configuration (all errors at once), labels that the method cannot use.
+        MissingArtifactError: features or text weights that are not here.
+    """
+    if request.seeds < 1:
+        raise UsageError(f"--seeds {request.seeds}: at least one run is needed")
+    manifest = manifests.load(request.manifest)
+    roots = artifacts.resolve_roots(
+        cache_dir=request.cache_dir, runs_dir=request.runs_dir, manifest_cache_dir=manifest.cache_dir
+    )
+    assumed: list[str] = []
+    name = request.dataset or last_dataset(roots.features)
+    if request.dataset is None:
+        assumed.append(f"dataset: {name} (the last features extracted)")
+    dataset = manifest.dataset(name)
+    split = request.split or dataset.default_split
+    module = catalog.load("methods", request.method)
+    method = str(module.NAME)
+    fixed, combinations = split_sweep(request.sets)
+    preset = _preset(module, request, dataset.name, assumed)
+    layered = [_config(module, request, preset, fixed, combination) for combination in combinations]
+    configs = [config for config, _ in layered]
+
+    choice = choose_features(
+        roots.features, name, request.features, defaults=[*module.DEFAULT_FEATURES, dataset.encoder]
+    )
+    if request.features is None:
+        assumed.append(f"features: {choice.label} ({choice.why})")
+    joined = JoinedFeatures(choice.streams)
+    train, held = _videos(dataset, split, request.selection, joined, module, assumed)
+    shape = Shape(joined.dim, joined.streams, dataset.classes, joined.crops, joined.clip_len, joined.stride)
+    text = (request.text or default_encoder(choice.encoders)) if method_class(module).needs_text else None
+    if text is not None and request.text is None:
+        assumed.append(f"text vectors: {text}")
+    base = _recipe(request, dataset, split, method, choice, shape, train, held, text)
+    members = tuple(
+        Member(
+            place_of(combination, seed),
+            seed,
+            combination,
+            {**base, "config": config.model_dump(mode="json"), "seed": seed},
+        )
+        for combination, config in zip(combinations, configs, strict=True)
+        for seed in range(request.seed, request.seed + request.seeds)
+    )
+    root = roots.runs / artifacts.folder_name(name) / artifacts.folder_name(method)
+    id = group_id(members)
+    group = (None if request.new else find_group(root, id)) or new_group(root, id)
+    return TrainPlan(
+        request=request,
+        roots=roots,
+        dataset=dataset,
+        split=split,
+        method=method,
+        module=module,
+        choice=choice,
+        shape=shape,
+        train=tuple(train),
+        held=tuple(held),
+        configs=tuple(config for config in configs for _ in range(request.seeds)),
+        origin=layered[0][1],
+        preset=preset,
+        members=members,
+        group=group,
+        text_encoder=text,
+        assumed=tuple(assumed),
+        device=resolve_device(request.device),
+    )
+
+
+def method_class(module: ModuleType) -> type[Method]:
+    """The Method that a method file defines.
+
+    Raises:
+        UsageError: it defines none.
+    """
+    for value in vars(module).values():
+        if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__:
+            return value
+    raise UsageError(f"{module.__name__} defines no Method", hint="the README shows a complete example")
+
+
+def resolve_device(device: str) -> str:
+    """`auto` as `cuda` where there is one, else `cpu`; other names as they are.
+
+    Raises:
+        UsageError: a device that torch does not have here.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {device!r} cannot be used here: {error}", hint="--device auto") from error
+    return device
+
+
+def _one(planned: TrainPlan, index: int, member: Member, sink: Progress, flag: StopFlag) -> RunOutcome:
+    folder = planned.group / member.place
+    begun = planned.begun[index]
+    status: Literal["trained", "resumed", "up to date"] = "up to date"
+    if not planned.done[index]:
+        status = "resumed" if begun else "trained"
+        request = planned.request
+        train_member(
+            MemberJob(
+                folder=folder,
+                member=member,
+                method=planned.method,
+                method_file=str(Path(request.method).resolve()) if request.method.endswith(".py") else None,
+                module=planned.module,
+                config=planned.configs[index],
+                shape=planned.shape,
+                resources=_resources(planned),
+                streams=planned.choice.streams,
+                train=planned.train,
+                held=planned.held,
+                truth=planned.dataset.truth,
+                selection=request.selection,
+                precision=request.precision,
+                device=planned.device,
+                save_every=request.save_every,
+            ),
+            progress=sink,
+            flag=flag,
+        )
+    recorded = artifacts.read(folder).recorded
+    return RunOutcome(folder, member.id, member.seed, dict(member.swept), status, recorded)
+
+
+def _preset(module: ModuleType, request: TrainRequest, dataset: str, assumed: list[str]) -> str:
+    """The preset's name: the one asked for, else the dataset's, else the method's default; "none" for no preset."""
+    presets: dict[str, Any] = getattr(module, "PRESETS", {})
+    if request.preset is not None:
+        if request.preset not in (*presets, NO_PRESET):
+            raise UsageError(
+                f"{module.NAME} has no preset {request.preset!r}{suggest(request.preset, list(presets))}",
+                hint=f"vad methods show {module.NAME}",
+            )
+        return request.preset
+    if request.config is not None:
+        return NO_PRESET
+    chosen = dataset if dataset in presets else str(getattr(module, "DEFAULT_PRESET", NO_PRESET))
+    if chosen != NO_PRESET:
+        assumed.append(f"preset: {chosen}")
+    return chosen
+
+
+def _config(
+    module: ModuleType, request: TrainRequest, preset: str, fixed: Sequence[str], swept: dict[str, str]
+) -> tuple[MethodConfig, dict[str, str]]:
+    layers: list[tuple[str, dict[str, Any]]] = []
+    if preset != NO_PRESET:
+        layers.append((f"preset {preset}", module.PRESETS[preset]))
+    if request.config is not None:
+        layers.append((f"--config {request.config}", read_config_file(request.config)))
+    layers.append(("--set", parse_assignments([*fixed, *(f"{key}={value}" for key, value in swept.items())])))
+    return resolve(module.Config, layers)
+
+
+def _videos(
+    dataset: Dataset,
+    split: str,
+    selection: SelectionConfig,
+    features: JoinedFeatures,
+    module: ModuleType,
+    assumed: list[str],
+) -> tuple[list[Video], list[Video]]:
+    """The training videos that have features, and those that selection looks at.
+
+    Raises:
+        UsageError: labels that the method cannot learn from.
+        MissingArtifactError: videos without features that are no recorded failures.
+    """
+    train = _present(dataset, dataset.videos(split, "train"), features, assumed)
+    held: list[Video] = []
+    if selection.mode == "best-on-test":
+        held = _present(dataset, dataset.videos(split, "test"), features, assumed)
+        assumed.append(
+            "selection best-on-test: the weights are chosen on the test videos; every number carries the mark"
+        )
+    elif selection.mode == "val":
+        held = _present(dataset, dataset.videos(split, "val"), features, assumed)
+        if held:
+            refuse_leak(train, held, what="val")
+        else:
+            is_abnormal = abnormal(train, dataset.classes).tolist()
+            train, held = hold_out(train, is_abnormal, share=selection.share)
+            assumed.append(f"val: {len(held)} of the training videos, by groups ({dataset.name} lists no val part)")
+    check_labels(train, dataset.classes, method_class(module), name=str(module.NAME))
+    if method_class(module).supervision == "one-class":
+        train = [v for v, bad in zip(train, abnormal(train, dataset.classes).tolist(), strict=True) if not bad]
+    return train, held
+
+
+def check_labels(videos: Sequence[Video], classes: Sequence[str], method: type[Method], *, name: str) -> None:
+    """Refuse training lists that a method cannot learn from.
+
+    Raises:
+        UsageError: no videos, no labels, all normal, all abnormal, or (for a fine-grained method) an empty class.
+    """
+    if not videos:
+        raise UsageError(f"{name}: the training list is empty", hint="vad data check DATASET")
+    counts = multi_hot(videos, classes).sum(0).tolist()
+    n_abnormal = int(abnormal(videos, classes).sum())
+    n_normal = len(videos) - n_abnormal
+    if method.supervision == "weak" and not (n_normal and n_abnormal):
+        raise UsageError(
+            f"{name} learns from normal and abnormal videos; the training list has {n_normal} normal and {n_abnormal} abnormal",
+            hint="vad data show DATASET; one-class methods take normal videos alone (vad methods ls)",
+        )
+    if method.supervision == "one-class" and not n_normal:
+        raise UsageError(f"{name} learns from normal videos; the training list has none")
+    empty = [c for c, count in zip(classes, counts, strict=True) if not count]
+    if method.needs_class_labels and empty:
+        raise UsageError(
+            f"{name} needs training videos of every class; none is labelled {', '.join(empty)}",
+            hint="vad data check DATASET; mil-rank needs normal and abnormal only",
+        )
+
+
+def _present(dataset: Dataset, videos: Sequence[Video], features: JoinedFeatures, assumed: list[str]) -> list[Video]:
+    """The videos with features; recorded failures are left out and told, anything else that lacks is an error."""
+    have = features.videos()
+    missing = [video.id for video in videos if video.id not in have]
+    failed = {video for stack in features.stacks for store in stack for video in store.failures()}
+    lost = [video for video in missing if video not in failed]
+    if lost:
+        shown = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
+        raise MissingArtifactError(
+            f"{len(lost)} of {len(videos)} videos of {dataset.name} have no features: {shown}",
+            hint=f"vad extract {dataset.name} (it does only what is missing; vad status {dataset.name} shows it)",
+        )
+    if missing:
+        assumed.append(f"left out: {len(missing)} videos whose extraction failed ({', '.join(missing[:5])})")
+    return [video for video in videos if video.id in have]
+
+
+def _recipe(
+    request: TrainRequest,
+    dataset: Dataset,
+    split: str,
+    method: str,
+    choice: Choice,
+    shape: Shape,
+    train: Sequence[Video],
+    held: Sequence[Video],
+    text: str | None,
+) -> dict[str, Any]:
+    """Everything a run id hashes but its configuration and seed."""
+    names = list(shape.streams)
+    features = [
+        {"encoder": encoder, "id": stack[0].artifact.id, "dim": where.stop - where.start, "stream": stream}
+        for encoder, stack, stream, where in zip(
+            choice.encoders, choice.streams, names, shape.streams.values(), strict=True
+        )
+    ]
+    mode = request.selection.mode
+    recipe = {
+        "method": method,
+        "method_source": catalog.source_hash(request.method),
+        "dataset": dataset.name,
+        "split": split,
+        "selection": mode,
+        "selection_options": None if mode == "last" else request.selection.model_dump(mode="json"),
+        "precision": request.precision,
+        "features": features,
+        "text": text,
+        "classes": list(dataset.classes),
+        "shape": shape_record(shape),
+        "videos": _fingerprint(train, dataset.classes),
+        "held": _fingerprint(held, dataset.classes) if held else None,
+    }
+    canonical_json(recipe)
+    return recipe
+
+
+def _fingerprint(videos: Sequence[Video], classes: Sequence[str]) -> str:
+    return fingerprint({"classes": list(classes), "videos": sorted([v.id, sorted(v.classes)] for v in videos)})
+
+
+def _resources(planned: TrainPlan) -> Resources:
+    if planned.text_encoder is None:
+        return Resources()
+    found = class_text(
+        planned.dataset.classes,
+        encoder=planned.text_encoder,
+        cache=planned.roots.cache,
+        layers=planned.roots.features[1:],
+    )
+    return dataclasses.replace(Resources(), text=found.vectors)

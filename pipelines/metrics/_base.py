@@ -99,6 +99,7 @@ class MetricInput:
     pixel_masks: tuple[Bools, ...] | None = None
     tracks: Boxes | None = None
     boxes: Boxes | None = None
+    memo: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)  # curves sorted once
 
     def __len__(self) -> int:
         return len(self.video_ids)

@@ -74,9 +74,11 @@ def match(rows: Detections, truths: Truths, *, tious: Sequence[float], n_videos:
     ordered = cell[by_cell]
     truth_cell = truths.label * n_videos + truths.video
     truth_order = np.argsort(truth_cell, kind="stable")
-    cells, first = np.unique(truth_cell[truth_order], return_index=True)
+    cells: Ints = np.unique(truth_cell)
+    first: Ints = np.searchsorted(truth_cell[truth_order], cells)
     ends = np.append(first[1:], len(truth_order))
-    lows, highs = np.searchsorted(ordered, cells), np.searchsorted(ordered, cells, side="right")
+    lows = np.searchsorted(ordered, cells)
+    highs = np.searchsorted(ordered, cells, side="right")
     for index in range(len(cells)):
         wanted, found = truth_order[first[index] : ends[index]], by_cell[lows[index] : highs[index]]
         table = _overlap_table(rows, found, truths, wanted)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.errors import UsageError, VerificationError
+from pipelines.errors import UsageError
 from pipelines.metrics._base import (
     PROTOCOLS,
     Detections,
@@ -74,13 +74,14 @@ def propose(
         short: a video under 16 frames: "refuse" (its class score is a mean of nothing), or "one" takes its maximum.
 
     Raises:
-        VerificationError: NaN, or a video under 16 frames under "refuse".
+        VerificationError: NaN; names the video.
+        UndefinedMetricError: a video under 16 frames under "refuse".
     """
     refuse_nonfinite(name, probabilities)
     n_frames = len(probabilities)
     top = n_frames // UNIT or (1 if short == "one" and n_frames else 0)
     if not top:
-        raise VerificationError(
+        raise UndefinedMetricError(
             f"video {name!r} has {n_frames} frames: the protocol needs at least {UNIT} for a video score"
         )
     values, edges = _distinct_rows(np.ascontiguousarray(probabilities))

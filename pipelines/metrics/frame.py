@@ -142,7 +142,12 @@ def pooled(data: MetricInput, videos: Bools | None = None) -> Curve:
     chosen = range(len(data)) if videos is None else [int(i) for i in np.flatnonzero(videos)]
     if not chosen:
         raise UndefinedMetricError("there is no video to pool")
-    return curve(np.concatenate([data.scores[i] for i in chosen]), np.concatenate([data.labels[i] for i in chosen]))
+    key = "pooled" if len(chosen) == len(data) else "pooled:" + ",".join(map(str, chosen))
+    if key not in data.memo:
+        scores, labels = [data.scores[i] for i in chosen], [data.labels[i] for i in chosen]
+        data.memo[key] = curve(np.concatenate(scores), np.concatenate(labels))
+    found: Curve = data.memo[key]
+    return found
 
 
 def video_aucs(data: MetricInput) -> Floats:

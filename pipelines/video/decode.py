@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def parse_policy(policy: str) -> tuple[str, ...]:
 
 def decoders_for(path: Path, policy: str) -> tuple[str, ...]:
     """The decoders to try for `path`: the policy's, or the image reader for a folder."""
-    return ("images",) if path.is_dir() else parse_policy(policy)
+    return ("images",) if os.path.isdir(path) else parse_policy(policy)
 
 
 def open_reader(path: Path, decoder: str, *, facts: Probe | None = None, tick: Tick = quiet) -> Reader:

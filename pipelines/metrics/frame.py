@@ -157,7 +157,7 @@ def video_aucs(data: MetricInput) -> Floats:
 
 def padded_video_aucs(data: MetricInput) -> Floats:
     """(V,) AUC of each video after min-max, with (label 0, score 0) put before it and (label 1, score 1) after it."""
-    return np.array([_padded_auc(s, y) for s, y in zip(data.scores, data.labels, strict=True)])
+    return np.array([padded_auc(minmax(s)[0], y) for s, y in zip(data.scores, data.labels, strict=True)])
 
 
 def padded_missing_video_aucs(data: MetricInput) -> Floats:
@@ -260,9 +260,9 @@ def _auc_or_nan(scores: Floats, labels: Bools) -> float:
     return curve(scores, labels).auc() if labels.any() and not labels.all() else float("nan")
 
 
-def _padded_auc(scores: Floats, labels: Bools) -> float:
-    scaled, _ = minmax(scores)
-    return auc(np.concatenate([[0.0], scaled, [1.0]]), np.concatenate([[False], labels, [True]]))
+def padded_auc(scores: Floats, labels: Bools) -> float:
+    """AUC of one video with (label 0, score 0) put before it and (label 1, score 1) after it, scores as they are."""
+    return auc(np.concatenate([[0.0], scores, [1.0]]), np.concatenate([[False], labels, [True]]))
 
 
 def _padded_missing_auc(scores: Floats, labels: Bools) -> float:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ def _probe_container(container: Any, path: Path, tick: Tick) -> Probe:
 
     stream = container.streams.video[0]
     stream.codec_context.thread_count = 1
-    count, first, times, notes = 0, None, _Times(), []
+    count, first, times, size, notes = 0, None, _Times(), path.stat().st_size, []
     for packet in iter_packets(container, stream):
         if first is None:
             try:
@@ -142,23 +143,25 @@ def _probe_container(container: Any, path: Path, tick: Tick) -> Probe:
         if packet.size and not packet.is_discard:
             count += 1
             times.add(packet)
+            if count > size:  # a frame takes at least a byte
+                raise DecodeError(f"the index of {path.name} claims more frames than the file has bytes")
             if count % 512 == 0:
                 tick()
     if first is None:
         raise DecodeError(f"no frame of {path.name} can be decoded (0 of {count})")
     header = int(stream.frames) or None
-    missing = _entries_past_end(stream, path.stat().st_size) if header and header > count else 0
+    missing = _entries_past_end(stream, size) if header and header > count else 0
     if header and header != count and not missing:
         notes.append(f"the header claims {header} frames, the container holds {count}")
     if missing:
         notes.append(f"the file ends before its index does: {missing} frames are missing")
     rotation = int(first.rotation) % 360
-    size = (first.height, first.width) if rotation in (90, 270) else (first.width, first.height)
+    width, height = (first.height, first.width) if rotation in (90, 270) else (first.width, first.height)
     base = float(stream.time_base or 0)
     return Probe(
         fps=_rate(stream, count, times.span() * base),
-        width=size[0],
-        height=size[1],
+        width=width,
+        height=height,
         duration_s=times.end() * base or None,
         expected_frames=count + missing,
         rotation=rotation,
@@ -232,9 +235,9 @@ def _check_numbering(files: list[Path]) -> None:
     if len(files) < 2 or not all(found):
         return
     numbers = [int(match.group(1)) for match in found if match]
-    steps = [b - a for a, b in zip(numbers, numbers[1:], strict=False)]
+    steps = [b - a for a, b in pairwise(numbers)]
     step = min((s for s in steps if s > 0), default=1)
-    for before, after, gap in zip(files, files[1:], steps, strict=False):
+    for (before, after), gap in zip(pairwise(files), steps, strict=True):
         if gap == 0:
             raise DecodeError(f"{before.name} and {after.name} are the same frame number")
         if gap != step:

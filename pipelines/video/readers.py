@@ -144,7 +144,7 @@ class PyAVReader(Reader):
         """View of the frame as RGB, rotated, (H, W, 3); valid while the result lives."""
         turned = self.facts.rotation in (90, 270)
         width, height = (self.height, self.width) if turned else (self.width, self.height)
-        plane = self._convert.reformat(frame, width=width, height=height, format="rgb24").planes[0]
+        plane: Any = self._convert.reformat(frame, width=width, height=height, format="rgb24").planes[0]
         rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, : width * 3]
         return np.rot90(rows.reshape(height, width, 3), self.facts.rotation // 90)
 

@@ -259,7 +259,7 @@ def _refuse_nonfinite(
     bad = [name for name, term in terms.items() if not bool(torch.isfinite(term))]
     named = f" (term {', '.join(bad)})" if bad else f" (terms {', '.join(terms)} are finite)"
     raise VadError(
-        f"step {step + 1} of phase {phase.name!r}: {what} is {float(value)}{named}; videos {_shorten(bag.video_ids)}",
+        f"step {step + 1} of phase {phase.name!r}: {what} is {value.item()}{named}; videos {_shorten(bag.video_ids)}",
         hint="a lower learning rate (--set optim.lr=...), gradient clipping (--set optim.clip_norm=1), or float32",
     )
 
@@ -280,9 +280,9 @@ def _log(
     data_s: float,
     values: Mapping[str, Any],
 ) -> None:
-    row: dict[str, Any] = {"phase": phase.name, "lr": float(optimizer.param_groups[0]["lr"]), "loss": float(loss)}
-    row |= {name: float(term) for name, term in terms.items()}
-    row |= {"grad_norm": float(norm), "data_ms": round(1000 * data_s, 3), "data_fraction": session.data_fraction}
+    row: dict[str, Any] = {"phase": phase.name, "lr": float(optimizer.param_groups[0]["lr"]), "loss": loss.item()}
+    row |= {name: term.item() for name, term in terms.items()}
+    row |= {"grad_norm": norm.item(), "data_ms": round(1000 * data_s, 3), "data_fraction": session.data_fraction}
     row |= values
     for tracker in session.trackers:
         tracker.log(done, row)

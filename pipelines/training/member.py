@@ -253,6 +253,8 @@ def _write(
     save_weights(job.folder / WEIGHTS, method, inputs, job.resources, name=job.method)
     normal = [v.id for v, bad in zip(job.train, abnormal(job.train, job.shape.classes), strict=True) if not bad]
     scorer = Scorer(features, inputs, job.shape, device=job.device)
+    filters = ("none", f"gaussian:{job.shape.stride}")
+    thresholds = learn_thresholds(method, scorer, normal, filters=filters)
     needs = [
         {**need, "recipe": stack[0].artifact.recipe}
         for need, stack in zip(job.member.recipe["features"], job.streams, strict=True)
@@ -261,8 +263,10 @@ def _write(
         **facts,
         "features": needs,
         "feature_folders": [str(stack[0].folder) for stack in job.streams],
-        "thresholds": learn_thresholds(method, scorer, normal),
-        "thresholds_from": f"frame scores of {len(normal)} normal training videos, smoothing none",
+        "thresholds": thresholds.get("none", {}),
+        "threshold_smooth": "none",
+        "thresholds_smoothed": {text: found for text, found in thresholds.items() if text != "none"},
+        "thresholds_from": f"frame scores of {len(normal)} normal training videos",
         "held": [video.id for video in job.held],
         "device": job.device,
         "threads": torch.get_num_threads(),

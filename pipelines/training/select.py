@@ -16,7 +16,7 @@ from pipelines.recipe import Config
 from pipelines.records import Scores, Video, VideoTruth
 from pipelines.scoring.expand import expand
 from pipelines.scoring.infer import score_joined
-from pipelines.scoring.smooth import Smooth, smooth
+from pipelines.scoring.smooth import parse_smooth, smooth
 from pipelines.training.inputs import Inputs, JoinedFeatures
 
 Mode = Literal["last", "val", "best-on-test"]
@@ -186,14 +186,20 @@ def refuse_leak(train: Iterable[Video], held_out: Iterable[Video], *, what: str)
 
 
 def learn_thresholds(
-    method: Method, scorer: Scorer, normal_ids: Sequence[str], *, how: Smooth | None = None
-) -> dict[str, float]:
-    """Quantiles of the frame scores of normal videos, smoothed as `how` says; empty without normal videos."""
+    method: Method, scorer: Scorer, normal_ids: Sequence[str], *, filters: Sequence[str] = ("none",)
+) -> dict[str, dict[str, float]]:
+    """Quantiles of the frame scores of normal videos, for each filter: filter text -> quantile -> score.
+
+    Crops are averaged and scores expanded by repetition first. Empty without normal videos.
+    """
     if not normal_ids:
         return {}
-    filter_ = how or Smooth()
-    frames = np.concatenate([smooth(expand(scorer(method, video)).scores, filter_) for video in normal_ids])
-    return {str(q): float(np.quantile(frames, q)) for q in QUANTILES}
+    frames = [expand(scorer(method, video)).scores for video in normal_ids]
+    found: dict[str, dict[str, float]] = {}
+    for text in filters:
+        pooled = np.concatenate([smooth(line, parse_smooth(text)) for line in frames])
+        found[text] = {str(q): float(np.quantile(pooled, q)) for q in QUANTILES}
+    return found
 
 
 def _need_both(abnormal: int, normal: int, *, what: str = "videos") -> None:

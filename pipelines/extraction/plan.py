@@ -8,14 +8,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from pipelines import artifacts, catalog
+from pipelines import catalog
 from pipelines.encoders._base import Encoder, Precision, Preprocess
 from pipelines.errors import UsageError
 from pipelines.extraction.sources import SourceStat, stat_source
 from pipelines.recipe import Config, fingerprint, parse_assignments, resolve
 from pipelines.records import Failure, Video
 from pipelines.spans import LastClip, n_clips
-from pipelines.store.features import FeatureStore, serving_stores
+from pipelines.store.features import FeatureStore, artifact_folder, serving_stores
+from pipelines.store.maintenance import known_rate
 from pipelines.video.crops import CROPS
 from pipelines.video.decode import DECODER_POLICY
 
@@ -211,21 +212,6 @@ def features_id(recipe: FeaturesRecipe) -> str:
     return fingerprint(recipe)
 
 
-def crops_word(names: Sequence[str]) -> str:
-    """`center`, `five`, `ten`, or the number of crops where the names are no named set."""
-    for word, known in CROPS.items():
-        if tuple(names) == known:
-            return word
-    return f"{len(names)}crops"
-
-
-def artifact_folder(root: Path, *, kind: str, dataset: str, recipe: FeaturesRecipe, id: str) -> Path:
-    """`<root>/features/<dataset>/<encoder>-<crops>-<id8>`; ':' and '+' become '-' and '_'."""
-    encoder = recipe.encoder.replace(":", "-").replace("+", "_").replace("/", "-")
-    name = f"{encoder}-{crops_word(recipe.crops)}-{id[:8]}"
-    return root / kind / artifacts.folder_name(dataset) / name
-
-
 def plan(
     dataset: Extractable,
     *,
@@ -255,8 +241,8 @@ def plan(
     return ExtractionPlan(dataset.name, tuple(videos), sampling, tuple(streams), stats)
 
 
-def estimate(stream: StreamPlan, *, frames_per_s: float | None = None) -> Estimate:
-    """Bytes and seconds of what is to do, from published lengths or else the mean length of stored videos."""
+def estimate(stream: StreamPlan) -> Estimate:
+    """Bytes and seconds of what is to do: published lengths or else the mean of stored ones, at the last run's rate."""
     lengths = [video.n_frames for video in stream.todo]
     known = [length for length in lengths if length] or _stored_lengths(stream)
     if not known or not lengths:
@@ -269,7 +255,9 @@ def estimate(stream: StreamPlan, *, frames_per_s: float | None = None) -> Estima
         for length in lengths
     ]
     width = len(recipe.crops) * stream.choice.encoder.dim * 2
-    return Estimate(len(lengths), sum(clips) * width, n_frames / frames_per_s if frames_per_s else None)
+    frames_per_s = known_rate(stream.folder)
+    n_bytes = sum(clips) * width if stream.kind == "features" else None  # frame sizes are not known before decoding
+    return Estimate(len(lengths), n_bytes, n_frames / frames_per_s if frames_per_s else None)
 
 
 def _plan_stream(
@@ -284,8 +272,9 @@ def _plan_stream(
 ) -> StreamPlan:
     kind = choice.encoder.kind
     id = features_id(recipe)
-    folder = artifact_folder(layers[0], kind=kind, dataset=dataset, recipe=recipe, id=id)
-    stores = serving_stores(layers, dataset, recipe.model_dump(mode="json"), kind=kind)
+    plain = recipe.model_dump(mode="json")
+    folder = artifact_folder(layers[0], dataset, plain, id=id, kind=kind)
+    stores = serving_stores(layers, dataset, plain, kind=kind)
     holder = _holders(stores, videos)
     replaced = frozenset(id for id, store in holder.items() if id in stats and not stats[id].unchanged(store.facts(id)))
     done = frozenset(holder) - replaced if redo != "all" else frozenset[str]()

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from pipelines.artifacts import Artifact
 from pipelines.errors import MissingArtifactError, VerificationError
 from pipelines.recipe import canonical_json
 from pipelines.records import Failure, VideoFacts
+from pipelines.video.crops import CROPS
 
 GROUP = "features.zarr"
 STAGING = ".staging"
@@ -265,6 +266,17 @@ class FeatureStore:
     def crops(self) -> tuple[str, ...]:
         """Crop names of the recipe, in the order of axis K."""
         return tuple(self.artifact.recipe["crops"])
+
+
+def artifact_folder(root: Path, dataset: str, recipe: Mapping[str, Any], *, id: str, kind: str = "features") -> Path:
+    """`<root>/features/<dataset>/<encoder>-<crops>-<id8>`; ':' and '+' of the encoder become '-' and '_'."""
+    encoder = str(recipe["encoder"]).replace(":", "-").replace("+", "_").replace("/", "-")
+    return root / kind / artifacts.folder_name(dataset) / f"{encoder}-{crops_word(recipe['crops'])}-{id[:8]}"
+
+
+def crops_word(names: Sequence[str]) -> str:
+    """`center`, `five`, `ten`, or the number of crops where the names are no named set."""
+    return next((word for word, known in CROPS.items() if tuple(names) == known), f"{len(names)}crops")
 
 
 def values_checksum(features: NDArray[Any]) -> str:

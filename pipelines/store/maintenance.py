@@ -267,7 +267,9 @@ def _verify_video(store: FeatureStore, video_id: str) -> list[Problem]:
     except (VadError, OSError, ValueError, KeyError, TypeError, ImportError) as error:
         return [Problem(video_id, f"does not open: {error}")]
     problems = [Problem(video_id, what) for what in _value_problems(values, facts, checksum)]
-    still = store.artifact.recipe.get("weights_sha256") is None and not problems
+    recipe = store.artifact.recipe
+    imported = str(recipe.get("encoder", "")).startswith("import:")
+    still = recipe.get("weights_sha256") is None and not imported and not problems
     return problems + [Problem(video_id, what, serious=not still) for what in _zero_problems(values)]
 
 

@@ -1,0 +1,256 @@
+"""`vad extract`: videos -> features, once per dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vadcli.console import Console
+from vadcli.options import (
+    CacheDirOption,
+    DatasetArgument,
+    DeviceOption,
+    DryRunOption,
+    EncoderOption,
+    JsonOption,
+    ManifestOption,
+    SetOption,
+    WorkersOption,
+)
+
+if TYPE_CHECKING:
+    from pipelines.data.manifest import Dataset, Manifest
+    from pipelines.extract import ExtractResult
+    from pipelines.extraction.plan import ExtractionPlan, StreamPlan
+
+SAMPLING = "Clips and crops"
+
+
+def extract(
+    ctx: typer.Context,
+    dataset: DatasetArgument,
+    encoder: EncoderOption = None,
+    crops: Annotated[
+        str | None,
+        typer.Option(
+            "--crops", metavar="center|five|ten", help="The dataset's unless given.", rich_help_panel=SAMPLING
+        ),
+    ] = None,
+    clip_len: Annotated[
+        int | None, typer.Option("--clip-len", metavar="FRAMES", help="Frames of a clip.", rich_help_panel=SAMPLING)
+    ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option("--stride", metavar="FRAMES", help="From clip to clip; --clip-len.", rich_help_panel=SAMPLING),
+    ] = None,
+    fps: Annotated[
+        float | None,
+        typer.Option(
+            "--fps", metavar="N", help="Resample to this rate; native unless given.", rich_help_panel=SAMPLING
+        ),
+    ] = None,
+    last_clip: Annotated[
+        str,
+        typer.Option("--last-clip", metavar="drop|repeat|pad", help="The frames left over.", rich_help_panel=SAMPLING),
+    ] = "drop",
+    size: Annotated[
+        str | None,
+        typer.Option("--size", metavar="N|HxW", help="For the encoder `frames`.", rich_help_panel=SAMPLING),
+    ] = None,
+    lazy: Annotated[
+        bool, typer.Option("--lazy", help="For `frames` of image folders: an index only.", rich_help_panel=SAMPLING)
+    ] = False,
+    precision: Annotated[str, typer.Option("--precision", metavar="float32|bf16", help="Part of the id.")] = "float32",
+    settings: SetOption = None,
+    redo: Annotated[
+        str, typer.Option("--redo", metavar="failed|all", help="Try recorded failures again, or do everything again.")
+    ] = "none",
+    partial: Annotated[
+        str, typer.Option("--partial", metavar="fail|keep", help="keep: accept videos of which less than 98 % decodes.")
+    ] = "fail",
+    videos: Annotated[
+        Path | None, typer.Option("--videos", metavar="LIST", help="Only the ids in this text file, one a line.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="Only the first N videos.")] = None,
+    workers: WorkersOption = None,
+    device: DeviceOption = "auto",
+    stall: Annotated[
+        float, typer.Option("--stall", metavar="SECONDS", min=1, help="A decoder without progress is killed after.")
+    ] = 60.0,
+    memory_mb: Annotated[int, typer.Option("--memory", metavar="MB", min=256, help="Cap of one decoder.")] = 3072,
+    cache_dir: CacheDirOption = None,
+    manifest: ManifestOption = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Extract features of a dataset; the same command again does only what is missing.
+
+    Several encoders read one decode, and each makes an artefact of its own. Exit 3 when some videos failed (listed, and not tried
+    again without --redo failed), 75 when stopped by a signal.
+    """
+    from pipelines import extract as stage
+    from pipelines.artifacts import resolve_roots
+    from pipelines.data.manifest import load
+    from pipelines.extraction.plan import Sampling
+
+    console = Console.of(ctx, json=as_json)
+    listed = load(manifest)
+    chosen = _dataset(listed, dataset)
+    roots = resolve_roots(cache_dir=cache_dir, manifest_cache_dir=listed.cache_dir)
+    length = clip_len or chosen.clip_len
+    step = stride or (clip_len if clip_len else chosen.stride)
+    request = stage.ExtractRequest(
+        dataset=chosen,
+        layers=roots.features,
+        encoders=(encoder or chosen.encoder,),
+        crops=_word("--crops", crops or chosen.crops, ("center", "five", "ten")),
+        sampling=Sampling(length, step, fps, _word("--last-clip", last_clip, ("drop", "repeat", "pad"))),
+        precision=_word("--precision", precision, ("float32", "bf16")),
+        options=(*(settings or ()), *_size(size, encoder or chosen.encoder)),
+        redo=_word("--redo", redo, ("none", "failed", "all")),
+        partial=_word("--partial", partial, ("fail", "keep")),
+        videos=_ids(videos) if videos else None,
+        limit=limit,
+        workers=workers,
+        device=device,
+        frames="lazy" if lazy else "store",
+        stall_s=stall,
+        memory_mb=memory_mb,
+    )
+    planned = stage.make_plan(request)
+    if dry_run:
+        console.json(_plan_json(planned))
+        _show_plan(console.text, planned)
+        return
+    _show_plan(console.note, planned)
+    result = stage.run(request, progress=console.progress, planned=planned)
+    _render(console, result)
+    result.raise_for_failures()
+
+
+def _dataset(listed: Manifest, name: str) -> Dataset:
+    from pipelines.errors import UsageError
+
+    if name not in listed.names() and Path(name).expanduser().is_dir():
+        raise UsageError(
+            f"{name!r} is a folder, not a dataset",
+            hint=f"`vad data init {name}` makes an entry for it, then: vad extract {Path(name).resolve().name}",
+        )
+    return listed.dataset(name)
+
+
+def _word(option: str, value: str, known: tuple[str, ...]) -> Any:
+    from pipelines.errors import UsageError
+    from pipelines.recipe import suggest
+
+    if value not in known:
+        raise UsageError(f"{option} {value!r}{suggest(value, known)}: {', '.join(known)}")
+    return value
+
+
+def _ids(path: Path) -> tuple[str, ...]:
+    from pipelines.errors import UsageError
+
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the list of videos {path}: {error}") from error
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def _size(text: str | None, encoders: str) -> list[str]:
+    from pipelines.errors import UsageError
+    from pipelines.extraction.plan import split_encoders
+
+    if text is None:
+        return []
+    names = split_encoders([encoders])
+    if "frames" not in names:
+        raise UsageError("--size belongs to the encoder `frames`", hint="--encoder frames --size 256")
+    parts = text.lower().split("x")
+    if not all(part.isdigit() and int(part) > 0 for part in parts) or len(parts) > 2:
+        raise UsageError(f"--size {text!r}: a short side (256) or height x width (240x320)")
+    value = parts[0] if len(parts) == 1 else f"[{parts[0]}, {parts[1]}]"
+    return [f"frames.size={value}"]
+
+
+def _show_plan(say: Any, planned: ExtractionPlan) -> None:
+    for stream in planned.streams:
+        recipe = stream.recipe
+        rate = f"{recipe.fps:g} fps" if recipe.fps else "native rate"
+        say(
+            f"{recipe.encoder} ({stream.id[:8]}): clips of {recipe.clip_len} every {recipe.stride} frames at {rate}, "
+            f"crops {', '.join(recipe.crops)}, {recipe.precision}"
+        )
+        say(
+            f"  {len(stream.done)} of {len(planned.videos)} videos done, {len(stream.failed)} failed before, "
+            f"{len(stream.missing)} without a file, {len(stream.replaced)} replaced, {len(stream.todo)} to do"
+            f"{_cost(stream)}"
+        )
+        say(f"  {stream.folder}")
+
+
+def _cost(stream: StreamPlan) -> str:
+    from pipelines.extraction.plan import estimate
+
+    cost = estimate(stream)
+    if not cost.n_videos:
+        return ""
+    size = f"about {_bytes(cost.n_bytes)}" if cost.n_bytes is not None else "size not known yet"
+    return f" ({size}{f', about {_clock(cost.seconds)} at the last rate' if cost.seconds else ''})"
+
+
+def _render(console: Console, result: ExtractResult) -> None:
+    from dataclasses import asdict
+
+    rate = result.frames_per_s
+    console.json({**asdict(result), "frames_per_s": rate, "failures": result.failures})
+    rows = [
+        (a.encoder, a.id[:8], a.done_before + len(a.done), len(a.done), len(a.failed) + len(a.failed_before), a.folder)
+        for a in result.artifacts
+    ]
+    console.table("", ("encoder", "id", "done", "new", "failed", "folder"), rows)
+    if rate:
+        console.text(f"\n{result.n_frames} frames in {_clock(result.seconds)}, {rate:.0f} frames/s")
+    elif not result.failures:
+        console.text("\nup to date")
+
+
+def _plan_json(planned: ExtractionPlan) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from pipelines.extraction.plan import estimate
+
+    streams = [
+        {
+            "encoder": stream.recipe.encoder,
+            "kind": stream.kind,
+            "id": stream.id,
+            "folder": stream.folder,
+            "recipe": stream.recipe.model_dump(mode="json"),
+            "done": len(stream.done),
+            "failed": {id: failure.reason for id, failure in stream.failed.items()},
+            "missing": [video.id for video in stream.missing],
+            "replaced": sorted(stream.replaced),
+            "todo": [video.id for video in stream.todo],
+            "estimate": asdict(estimate(stream)),
+        }
+        for stream in planned.streams
+    ]
+    return {"dry_run": True, "dataset": planned.dataset, "videos": len(planned.videos), "artifacts": streams}
+
+
+def _bytes(count: int) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            break
+        count //= 1000
+    return f"{count} {unit}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"

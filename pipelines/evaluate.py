@@ -15,7 +15,7 @@ from pipelines.errors import MissingArtifactError, UsageError
 from pipelines.progress import Progress, Silent
 from pipelines.recipe import fingerprint, suggest
 from pipelines.records import Video
-from pipelines.scoring.protocol import ALL, Protocol
+from pipelines.scoring.protocol import Protocol
 from pipelines.store import runs
 from pipelines.store.runs import EvalRecord
 
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from pipelines.scoring.block import EvalData
     from pipelines.scoring.gather import Coverage
     from pipelines.scoring.sources import ScoreSource
+    from pipelines.scoring.thresholds import Chosen
 
+ALL = "all"
+FLOOR_WORDS = "within its interval of the floor"
 REVISION = 1  # raised when the same scores and truth give another number
 Part = Literal["train", "val", "test"]
 
@@ -70,7 +73,7 @@ class EvalRequest:
     missing: Literal["error", "allow"] = "error"
     curves: tuple[str, ...] = ()
     against: str | None = None
-    device: str = "cpu"
+    device: str = "auto"
     again: Literal["reuse", "new"] = "reuse"
     manifest: Path | None = None
     cache_dir: str | None = None
@@ -121,17 +124,9 @@ def run(request: EvalRequest, *, progress: Progress = Silent()) -> EvalResult:
     """
     from pipelines.report import seeds
 
-    manifest, roots = places(request)
     done = tuple(_evaluate(item, request, progress) for item in plan(request))
-    comparison = None
-    if request.against is not None:
-        from pipelines.scoring.compare import compare
-
-        other = runs.resolve_eval(request.against, roots.runs, dataset=str(done[0].metrics["dataset"]))
-        comparison = compare(
-            [runs.read_eval(item.folder) for item in done], other, manifest, seed=request.protocol.seed
-        )
-    return EvalResult(done, seeds.summarise([item.metrics for item in done]), comparison)
+    summary = seeds.summarise_settings([item.metrics for item in done])
+    return EvalResult(done, summary, _comparison(done, request, progress))
 
 
 def plan(request: EvalRequest) -> list[Planned]:
@@ -169,7 +164,7 @@ def _check_names(request: EvalRequest) -> None:
         raise UsageError(
             f"unknown metric {', '.join(wrong)!r}{suggest(wrong[0] if wrong else '', known)}", hint="vad metrics ls"
         )
-    request.protocol.options(request.metrics)
+    request.protocol.options()
 
 
 def _planned_run(folder: Path, request: EvalRequest, manifest: Manifest, roots: Roots) -> Planned:
@@ -251,7 +246,8 @@ def _evaluate(item: Planned, request: EvalRequest, progress: Progress) -> EvalDo
         return EvalDone(item.existing.folder, item.existing.metrics, "up to date")
     evaluated = _compute(item, request, progress)
     for line in evaluated.warnings:
-        progress.warn(line)
+        if FLOOR_WORDS not in line:  # the table marks those
+            progress.warn(line)
     if item.existing is not None:
         evaluation.draw_curves(item.existing.folder / evaluation.PLOTS, evaluated, request.curves)
         return EvalDone(item.existing.folder, item.existing.metrics, "up to date")
@@ -265,6 +261,20 @@ def _evaluate(item: Planned, request: EvalRequest, progress: Progress) -> EvalDo
     return EvalDone(item.folder, metrics, "new")
 
 
+def _comparison(done: Sequence[EvalDone], request: EvalRequest, progress: Progress) -> dict[str, Any] | None:
+    if request.against is None:
+        return None
+    from pipelines.scoring.compare import compare
+
+    manifest, roots = places(request)
+    other = runs.resolve_eval(request.against, roots.runs, dataset=str(done[0].metrics["dataset"]))
+    progress.start(None, "comparing on the same resamples", "metrics")
+    ours = [runs.read_eval(item.folder) for item in done]
+    found = compare(ours, other, manifest, rounds=request.protocol.rounds or 1000, seed=request.protocol.seed)
+    progress.finish()
+    return found
+
+
 def _compute(item: Planned, request: EvalRequest, progress: Progress) -> Evaluated:
     from pipelines.report.evaluation import Evaluated
     from pipelines.scoring.block import evaluate_scores
@@ -276,11 +286,12 @@ def _compute(item: Planned, request: EvalRequest, progress: Progress) -> Evaluat
     )
     if request.segments is not None:
         data = replace(data, segments=_segments(request.segments, data))
-    threshold, origin = None, None
-    progress.start(None, f"measuring {len(data.frames)} videos", "metrics")
-    block = evaluate_scores(
-        data, request.metrics, request.protocol.options(request.metrics, threshold=threshold, threshold_source=origin)
+    chosen = _threshold(item, request, progress)
+    options = request.protocol.options(
+        threshold=chosen.value, threshold_source=chosen.source, by_camera=chosen.by_camera
     )
+    progress.start(None, f"measuring {len(data.frames)} videos", "metrics")
+    block = evaluate_scores(data, request.metrics, options)
     progress.finish()
     return Evaluated(
         dataset=item.dataset,
@@ -332,6 +343,19 @@ def _elsewhere(dataset: Dataset, split: str, part: Part) -> dict[str, Video]:
             except MissingArtifactError:  # a dataset may come with its test lists alone
                 continue
     return found
+
+
+def _threshold(item: Planned, request: EvalRequest, progress: Progress) -> Chosen:
+    from pipelines.scoring import thresholds
+    from pipelines.scoring.sources import RunSource
+
+    elsewhere = _elsewhere(item.dataset, item.split, request.part).values()
+    normal = {
+        part: [v for v in elsewhere if v.split == part and set(v.classes) == {item.dataset.normal}]
+        for part in ("val", "train")
+    }
+    recorded = item.source.artifact.recorded.get("thresholds", {}) if isinstance(item.source, RunSource) else {}
+    return thresholds.choose(item.source, normal, request.protocol, item.dataset.name, recorded, progress)
 
 
 def _segments(path: Path, data: EvalData) -> Detections:

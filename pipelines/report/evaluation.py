@@ -82,6 +82,7 @@ def compose(done: Evaluated) -> dict[str, Any]:
         "ground_truth": _ground_truth(done),
         "scores": {
             **done.provided.facts,
+            "classes": None if done.provided.classes is None else list(done.provided.classes),
             "expand": done.protocol.expand,
             "tail": done.protocol.tail,
             "crop_rule": done.protocol.crops,
@@ -116,7 +117,7 @@ def draw(folder: Path, done: Evaluated) -> None:
     import numpy as np
 
     block = done.block
-    auc = {str(row["id"]): row.get("auc") for row in block.per_video}
+    auc = {str(row["video"]): row.get("auc") for row in block.per_video}
     abnormal = [truth.video_id for truth in done.gathered.truths if truth.is_abnormal]
     normal = [truth.video_id for truth in done.gathered.truths if not truth.is_abnormal]
     peak = {video: float(s.max(initial=0.0)) for video, s in zip(block.video_ids, block.processed, strict=True)}
@@ -157,7 +158,7 @@ def draw_curves(folder: Path, done: Evaluated, videos: Sequence[str]) -> list[Pa
 
 def _curve(done: Evaluated, video: str) -> Curve:
     index = done.block.video_ids.index(video)
-    row = next((row for row in done.block.per_video if row["id"] == video), {})
+    row = next((row for row in done.block.per_video if row["video"] == video), {})
     truth = done.gathered.truths[index]
     auc = row.get("auc")
     note = f"AUC {100 * auc:.1f}" if isinstance(auc, float) else ("all abnormal" if truth.is_abnormal else "normal")
@@ -188,8 +189,6 @@ def _identity(done: Evaluated) -> dict[str, Any]:
 
 def _ground_truth(done: Evaluated) -> dict[str, Any]:
     truths = done.gathered.truths
-    expected = done.dataset.expected(done.split, done.part)
-    known = {} if expected is None else {key: getattr(expected, key) for key in ("videos", "abnormal", "frames")}
     return {
         "version": f"{done.dataset.name}:{done.protocol.gt or done.dataset.default_truth}",
         "fingerprint": done.recipe["truth"],
@@ -203,20 +202,33 @@ def _ground_truth(done: Evaluated) -> dict[str, Any]:
         "clamped_events": sum(truth.clamped for truth in truths),
         "missing": list(done.coverage.missing),
         "extra": list(done.coverage.extra),
-        "known_totals": known,
+        "known_totals": _totals(done),
     }
 
 
+def _totals(done: Evaluated) -> dict[str, Any]:
+    """Our totals beside the known ones, a difference explained by its name; {} where none are known."""
+    from pipelines.data.totals import compare
+
+    truths = done.gathered.truths
+    found = compare(
+        done.dataset.name,
+        split=done.split,
+        part=done.part,
+        truth=str(done.protocol.gt or done.dataset.default_truth),
+        videos=len(truths),
+        frames=sum(truth.n_frames for truth in truths),
+        positives=int(sum(int(truth.labels.sum()) for truth in truths)),
+    )
+    return {} if found is None else {"agrees": found.agrees, "message": found.message}
+
+
 def _total_warnings(done: Evaluated) -> list[str]:
-    """Where totals differ from the published ones, in words; a subset differs by intention."""
-    truth = _ground_truth(done)
+    """Where totals differ from the known ones, in words; a subset differs by intention."""
     if done.recipe.get("videos") is not None or done.coverage.missing:
         return []
-    return [
-        f"{word}: {truth[word]:,} here, {known:,} published for {done.dataset.name} ({done.split})"
-        for word, known in truth["known_totals"].items()
-        if known is not None and known != truth[word]
-    ]
+    totals = _totals(done)
+    return [str(totals["message"])] if totals and not totals["agrees"] else []
 
 
 def _with_length_source(done: Evaluated) -> list[dict[str, Any]]:
@@ -224,7 +236,7 @@ def _with_length_source(done: Evaluated) -> list[dict[str, Any]]:
     by_id = {video.id: video for video in done.gathered.videos}
     rows = []
     for row in done.block.per_video:
-        video = by_id[str(row["id"])]
+        video = by_id[str(row["video"])]
         rows.append({**row, "camera": video.camera, "fps": done.provided.fps.get(video.id)})
     return rows
 

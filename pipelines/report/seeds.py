@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 ONCE = ("ci", "definition", "floor", "per_class", "reason")  # not averaged: they belong to one seed or to all alike
@@ -26,6 +27,22 @@ def summarise(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     summary["runs"] = [metrics.get("model", {}).get("run") for metrics in found]
     summary["warnings"] = list(dict.fromkeys(line for metrics in found for line in metrics.get("warnings", ())))
     return summary
+
+
+def summarise_settings(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """`summarise` for the seeds of one setting; for a sweep one summary a setting, under `settings` by its name.
+
+    Settings are told apart by the run's place in its group (`lr=1e-3/seed-0`); different settings are never averaged.
+    """
+    by_setting: dict[str, list[Mapping[str, Any]]] = {}
+    for metrics in found:
+        folder = metrics.get("model", {}).get("folder")
+        by_setting.setdefault(Path(folder).parent.name if folder else "", []).append(metrics)
+    if len(by_setting) == 1:
+        return summarise(found)
+    shared = ("schema", "dataset", "split", "part", "videos", "frames")
+    settings = {name: summarise(members) for name, members in by_setting.items()}
+    return {key: found[0][key] for key in shared if key in found[0]} | {"settings": settings}
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float]:

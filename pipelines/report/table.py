@@ -290,8 +290,7 @@ def _latex(table: Table) -> str:
     def line(cells: Sequence[str]) -> str:
         return " & ".join(escape(cell) for cell in cells) + r" \\"
 
-    spec = "l" * sum(not _numeric(table, i) for i in range(len(table.columns)))
-    spec += "r" * (len(table.columns) - len(spec))
+    spec = "".join("r" if _numeric(table, index) else "l" for index in range(len(table.columns)))
     body = [line(row) for row in table.rows]
     notes = [f"% {note}" for note in table.notes]
     head = [rf"\begin{{tabular}}{{{spec}}}", r"\toprule", line(table.columns), r"\midrule"]

@@ -192,6 +192,7 @@ def to_data(
         frames=gathered.frames,
         truths=gathered.truths,
         classes=classes,
+        dataset=dataset.name,
         kind=dataset.kind,
         cameras=tuple(video.camera for video in gathered.videos),
         fps=tuple(provided.fps.get(video.id) for video in gathered.videos),

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from pipelines.scoring.block import EvalOptions
-
-ALL = "all"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +42,13 @@ class Protocol:
     seed: int = 0
 
     def options(
-        self, metrics: Sequence[str], *, threshold: float | None = None, threshold_source: str | None = None
+        self,
+        *,
+        threshold: float | None = None,
+        threshold_source: str | None = None,
+        by_camera: Mapping[str, float] | None = None,
     ) -> EvalOptions:
-        """As the options of `scoring.block`; the threshold is the given one, else this protocol's own number.
+        """As the options of `scoring.block`, with the threshold that was chosen for them.
 
         Raises:
             UsageError: a smoothing that cannot be read.
@@ -64,11 +66,11 @@ class Protocol:
             tious=self.tious,
             detection_videos=self.detection_videos,
             video_score=self.video_score,
-            threshold=self.threshold if threshold is None else threshold,
-            threshold_source="given" if threshold is None and self.threshold is not None else threshold_source,
+            threshold=threshold,
+            threshold_source=threshold_source,
+            thresholds_by_camera=by_camera or {},
             by=self.by,
             floors=self.floors,
             rounds=self.rounds,
             seed=self.seed,
-            undefined="null" if ALL in metrics else "raise",
         )

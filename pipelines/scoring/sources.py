@@ -137,13 +137,14 @@ class RunSource:
         from pipelines.scoring.infer import score_store
         from pipelines.training.checkpoint import load_run
 
-        run = load_run(self.folder, device=self.device)
+        device = pick_device(self.device)
+        run = load_run(self.folder, device=device)
         by_stores: dict[tuple[Path, ...], list[str]] = {}
         for video in wanted:
             by_stores.setdefault(tuple(store.folder for store in places[video]), []).append(video)
         found: dict[str, Scores] = {}
         for ids in by_stores.values():
-            for scores in score_store(run, places[ids[0]], ids, device=self.device, progress=progress):
+            for scores in score_store(run, places[ids[0]], ids, device=device, progress=progress):
                 found[scores.video_id] = scores
         return found
 
@@ -276,14 +277,23 @@ class FileSource:
         return self.dataset.classes
 
 
-def _length(
-    video: Video, rows: files.Rows, store: FeatureStore | None, layout: Layout
-) -> tuple[int, str, float | None]:
-    """(frames, where the number is from, fps): decoded, stated with the scores, counted, published, demuxed, or the rows'."""
+def pick_device(name: str) -> str:
+    """`auto` is the accelerator where there is one."""
+    if name != "auto":
+        return name
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def known_length(
+    video: Video, store: FeatureStore | None, rows: files.Rows | None
+) -> tuple[int, str, float | None] | None:
+    """(frames, where the number is from, fps): decoded, stated with the scores, counted, published, or demuxed."""
     if store is not None:
         facts = store.facts(video.id)
         return facts.n_frames, "features", facts.fps
-    if rows.n_frames is not None:
+    if rows is not None and rows.n_frames is not None:
         return rows.n_frames, "scores file", video.fps
     if video.path.is_dir():
         images = sum(1 for entry in video.path.iterdir() if entry.suffix.lower() in IMAGES)
@@ -296,6 +306,16 @@ def _length(
 
         found = probe(video.path)
         return found.expected_frames, "container", found.fps
+    return None
+
+
+def _length(
+    video: Video, rows: files.Rows, store: FeatureStore | None, layout: Layout
+) -> tuple[int, str, float | None]:
+    """As `known_length`; where nothing else is known, the video is as long as its rows."""
+    known = known_length(video, store, rows)
+    if known is not None:
+        return known
     count = rows.values.shape[1]
     if rows.spans is not None:
         return int(rows.spans[-1, 1]), "rows", video.fps

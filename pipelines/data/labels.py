@@ -47,13 +47,19 @@ class TruthFile:
 def load(dataset: Dataset, name: str) -> TruthFile:
     """Read the annotations of the truth `name` of `dataset`.
 
+    Alternatives are tried in order; `video-label` among them is what is left when no file has an interval.
+
     Raises:
         MissingArtifactError: none of the files is there; the places are listed.
     """
     truth = dataset.entry.truths[name]
-    if any(reader.reader == "video-label" for reader in truth.events):
+    temporal = [reader for reader in truth.events if reader.reader != "video-label"]
+    try:
+        events = _first(dataset, temporal)
+    except MissingArtifactError:
+        if len(temporal) == len(truth.events):
+            raise
         return TruthFile(name, Annotations({}), whole=True)
-    events = _first(dataset, truth.events)
     labels = _first(dataset, truth.labels) if truth.labels else None
     return TruthFile(name, events, labels)
 
@@ -82,18 +88,25 @@ def build(
         VerificationError: an event that begins at or after the end (under `drop` it is left out and counted), an
             abnormal video that the annotations do not name, a normal one that they say has events.
     """
-    abnormal = bool(video.classes) and dataset.normal not in video.classes
+    abnormal = dataset.is_abnormal(video)
     if source.whole:
         events = tuple(Event(0, n_frames, name) for name in video.classes) if abnormal and n_frames else ()
         return VideoTruth(video.id, union(events, n_frames), events, video.classes)
     intervals = _intervals(dataset, source.events, video, abnormal)
-    rate = fps or video.fps
+    rate = fps or video.fps or (_probed(video) if any(one.seconds for one in intervals) else None)
     events, clamped, lost = cut(named(dataset.entry, video.classes, intervals, rate), n_frames, video.id, past_end)
     labels = union(events, n_frames)
     if source.labels is not None:
         plain = [Event(*one.frames(rate), "") for one in _intervals(dataset, source.labels, video, abnormal)]
         labels = union(cut(plain, n_frames, video.id, past_end)[0], n_frames)
     return VideoTruth(video.id, labels, events, video.classes, clamped, lost)
+
+
+def _probed(video: Video) -> float | None:
+    """The container's rate, or None where the file is not there."""
+    from pipelines.video.probe import probe
+
+    return probe(video.path).fps if video.path.is_file() else None
 
 
 def _intervals(dataset: Dataset, source: Annotations, video: Video, abnormal: bool) -> tuple[Interval, ...]:
@@ -217,7 +230,7 @@ def with_segments(dataset: Dataset, video: Video, label: Label, problems: list[P
 
     Where the label rule says that the annotation wins, its classes replace those of the list.
     """
-    abnormal = bool(video.classes) and dataset.normal not in video.classes
+    abnormal = dataset.is_abnormal(video)
     if video.classes and not abnormal:
         return replace(video, segments=())
     if not abnormal or video.split == "train" or not dataset.temporal():

@@ -19,9 +19,9 @@ FIELDS = ("video", "path", "label", "group", "split", "frames", "fps", "camera")
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One finding: an error or a warning, in plain words, with the video and the place where it stands."""
+    """One finding: an error, a warning or a note, in plain words, with the video and the place where it stands."""
 
-    level: Literal["error", "warning"]
+    level: Literal["error", "warning", "note"]
     kind: str
     message: str
     video: str | None = None

@@ -223,7 +223,12 @@ class Dataset:
     def temporal(self, gt: str | None = None) -> bool:
         """Whether the truth says when: False where it is the video's label on every frame."""
         name = self._truth_name(gt)
-        return name is not None and all(reader.reader != "video-label" for reader in self.entry.truths[name].events)
+        if name is None:
+            return False
+        readers = [reader.reader for reader in self.entry.truths[name].events]
+        if "video-label" not in readers or readers[0] == "video-label":
+            return readers[0] != "video-label"
+        return not self.truth_file(gt).whole
 
     def expected(self, split: str | None = None, part: str = "test") -> Expected | None:
         """Published counts of a part, where the manifest has them."""
@@ -289,6 +294,19 @@ class Dataset:
                 return video
         ids = [video.id for video in self.all_videos()]
         raise UsageError(f"{self.name} has no video {video_id!r}{suggest(video_id, ids)}")
+
+    def part_videos(self, split: str, part: Part) -> list[Video]:
+        """The videos of one part as far as they can be read; what is wrong with them is in `problems`."""
+        return list(self._part(self._split_name(split), part)[0])
+
+    def is_abnormal(self, video: Video) -> bool:
+        """Whether the video shows an anomaly; a video without a label does not count."""
+        return bool(video.classes) and self.normal not in video.classes
+
+    def templates(self) -> tuple[str, ...]:
+        """Every footage template of the entry and of its sources."""
+        sources = [s for split in self.entry.splits.values() for part in PARTS for s in split.sources(part)]
+        return tuple(dict.fromkeys([*self.entry.footage, *(t for source in sources for t in source.footage)]))
 
     def problems(self, split: str, part: Part) -> list[Problem]:
         """What is wrong with a part's rows (for `vad data check`)."""

@@ -16,8 +16,9 @@ from typing import Any
 import yaml
 
 from pipelines.artifacts import write_text
+from pipelines.data.discovery import read_yaml
 from pipelines.data.ids import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_key, split_suffix
-from pipelines.data.schema import Part, parse, read_yaml
+from pipelines.data.schema import Part, parse
 from pipelines.errors import MissingArtifactError, UsageError, VadError
 
 COLUMNS = ("video", "path", "label", "split", "group")

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+from pipelines.data.discovery import chosen_path, expanded, packaged_path, unset, with_packaged
 from pipelines.data.lists import Footage, Problem, Row, escapes, read_rows
-from pipelines.data.schema import PARTS, Document, Entry, Expected, Part, Source, parse, read_yaml
+from pipelines.data.schema import PARTS, Document, Entry, Expected, Part, Source, parse
 from pipelines.errors import MissingArtifactError, UsageError, VerificationError
 from pipelines.recipe import fingerprint, suggest
 
 if TYPE_CHECKING:
     from pipelines.data.labels import TruthFile
     from pipelines.records import Video, VideoTruth
-
-FILE = "data_manifest.yaml"
-_VARIABLE = re.compile(r"\$\{(\w+)\}|\$(\w+)")
 
 
 def load(path: Path | None = None) -> Manifest:
@@ -33,51 +30,11 @@ def load(path: Path | None = None) -> Manifest:
         UsageError: it has errors; all are listed.
     """
     packaged = packaged_path()
-    chosen = _chosen(path) or packaged
-    base = read_yaml(packaged)
-    own = base if chosen == packaged else read_yaml(chosen)
-    own = {**own, "datasets": _extended(own.get("datasets"), base.get("datasets") or {}, chosen)}
+    chosen = chosen_path(path)
+    own, base = with_packaged(chosen)
     document = parse(own, chosen)
     below = document if chosen == packaged else parse(base, packaged)
     return Manifest(chosen, document, {**below.datasets, **document.datasets}, packaged)
-
-
-def packaged_path() -> Path:
-    """The manifest that comes with the package: beside this module in a wheel, the repository's own in a checkout."""
-    inside = Path(__file__).with_name(FILE)
-    return inside if inside.is_file() else Path(__file__).parents[2] / FILE
-
-
-def _chosen(path: Path | None) -> Path | None:
-    named = path or (Path(os.environ["VAD_MANIFEST"]) if os.environ.get("VAD_MANIFEST") else None)
-    if named is not None:
-        if not named.expanduser().is_file():
-            raise MissingArtifactError(
-                f"there is no manifest {named}", hint="`vad data init FOLDER` writes one for your own videos"
-            )
-        return named.expanduser().absolute()
-    here = Path.cwd()
-    return next((folder / FILE for folder in (here, *here.parents) if (folder / FILE).is_file()), None)
-
-
-def _extended(entries: Any, base: Mapping[str, Any], path: Path) -> Any:
-    """`entries` with `extends` resolved; anything that is not a mapping is left for the models to refuse."""
-    if entries is None:
-        return {}
-    if not isinstance(entries, dict):
-        return entries
-    merged: dict[Any, Any] = {}
-    for name, entry in entries.items():
-        if isinstance(entry, dict) and "extends" in entry:
-            parent = entry["extends"]
-            if parent not in base:
-                raise UsageError(
-                    f"{path}: datasets.{name} extends {parent!r}, which the packaged manifest does not have"
-                    f"{suggest(str(parent), list(base))}"
-                )
-            entry = {**base[parent], **{key: value for key, value in entry.items() if key != "extends"}}
-        merged[name] = entry
-    return merged
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +173,7 @@ class Dataset:
             MissingArtifactError: neither folder is known, because their variables are not set.
         """
         texts = [text for text in (self.entry.annotations, self.entry.root) if text]
-        known = [self._folder(text) for text in map(_expand_or_none, texts) if text is not None]
+        known = [self._folder(text) for text in map(expanded, texts) if text is not None]
         found = tuple(folder for folder in known if folder.is_dir())
         return found or (self.root,)
 
@@ -390,7 +347,7 @@ class Dataset:
     def footage(self) -> Footage:
         """Where the footage lies; its root may be written out unexpanded when its variable is not set."""
         if self._footage is None:
-            text = _expand_or_none(self.entry.root)
+            text = expanded(self.entry.root)
             root = Path(self.entry.root) if text is None else self._folder(text)
             self._footage = Footage(root, self.entry.ids == "published")
         return self._footage
@@ -520,24 +477,15 @@ def _refused(name: str, problems: Sequence[Problem]) -> VerificationError:
     )
 
 
-def _expand_or_none(text: str) -> str | None:
-    """`text` with its variables replaced, or None where one is not set."""
-    missing = [m.group(1) or m.group(2) for m in _VARIABLE.finditer(text)]
-    if any(not os.environ.get(name) for name in missing):
-        return None
-    return _VARIABLE.sub(lambda m: os.environ[m.group(1) or m.group(2)], text)
-
-
 def _expand(text: str, where: str) -> str:
-    expanded = _expand_or_none(text)
-    if expanded is None:
-        names = [m.group(1) or m.group(2) for m in _VARIABLE.finditer(text)]
-        unset = next(name for name in names if not os.environ.get(name))
+    found = expanded(text)
+    if found is None:
+        variable = unset(text)
         raise MissingArtifactError(
-            f"{where} is {text!r}, and {unset} is not set",
-            hint=f"export {unset}=/the/folder/that/holds/the/datasets",
+            f"{where} is {text!r}, and {variable} is not set",
+            hint=f"export {variable}=/the/folder/that/holds/the/datasets",
         )
-    return expanded
+    return found
 
 
 __all__ = ["Dataset", "Manifest", "Part", "load", "packaged_path"]

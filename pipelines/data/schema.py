@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pipelines.data.discovery import loader
 from pipelines.errors import UsageError
 from pipelines.recipe import suggest
 
@@ -249,24 +250,6 @@ class Document(Model):
     datasets: dict[str, Entry] = {}
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The manifest as plain data.
-
-    Raises:
-        UsageError: not readable, not YAML, a key written twice, or not a mapping.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=_loader())
-        _refuse_duplicates(node, path)
-        data = yaml.load(text, Loader=_loader())  # noqa: S506  a SafeLoader in either spelling
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"cannot read the manifest {path}: {error}", hint="`vad data check` reads it again") from error
-    if not isinstance(data, dict):
-        raise UsageError(f"the manifest {path} is not a mapping", hint="it starts with `schema: 1` and `datasets:`")
-    return data
-
-
 def parse(data: Mapping[str, Any], path: Path) -> Document:
     """The validated document.
 
@@ -307,7 +290,7 @@ def _known_keys() -> list[str]:
 def _line(path: Path, loc: list[Any]) -> int:
     """The line of the deepest node of `loc` that the file has."""
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=_loader())
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=loader())
     except (OSError, yaml.YAMLError):
         return 1
     line = 1
@@ -321,25 +304,3 @@ def _line(path: Path, loc: list[Any]) -> int:
             node = node.value[part]
             line = node.start_mark.line + 1
     return line
-
-
-def _refuse_duplicates(node: Any, path: Path) -> None:
-    """YAML keeps the last of two equal keys silently; a dataset defined twice must be an error."""
-    if isinstance(node, yaml.MappingNode):
-        seen: dict[str, int] = {}
-        for key, value in node.value:
-            if key.value in seen:
-                line = key.start_mark.line + 1
-                raise UsageError(
-                    f"{path.name}:{line}: the key {key.value!r} is written twice (first on line {seen[key.value]})"
-                )
-            seen[key.value] = key.start_mark.line + 1
-            _refuse_duplicates(value, path)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            _refuse_duplicates(value, path)
-
-
-def _loader() -> Any:
-    """libyaml's safe loader where PyYAML was built with it (ten times faster), else the Python one."""
-    return getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -21,17 +21,13 @@ SHOWN = 8  # findings of one kind in the table; --json has all
 @app.command("ls")
 def ls(ctx: typer.Context, manifest: ManifestOption = None, json: JsonOption = False) -> None:
     """List the datasets of the manifest, and which of them are on this disk."""
-    from pipelines.data.manifest import load
+    from pipelines.data.discovery import summary
 
     console = Console.of(ctx, json=json)
-    loaded = load(manifest)
-    rows = [_row(loaded, name) for name in loaded.names()]
-    console.table(
-        f"Datasets of {loaded.path}",
-        ("name", "kind", "here", "train", "test", "classes", "encoder", "crops", "title"),
-        [[row[key] for key in ("name", "kind", "here", "train", "test", "classes", "encoder", "crops", "title")] for row in rows],
-    )  # fmt: skip
-    console.json({"manifest": loaded.path, "datasets": rows})
+    path, rows = summary(manifest)
+    columns = ("name", "kind", "here", "train", "test", "classes", "encoder", "crops", "title")
+    console.table(f"Datasets of {path}", columns, [[row[key] for key in columns] for row in rows])
+    console.json({"manifest": path, "datasets": rows})
 
 
 @app.command("show")
@@ -124,30 +120,6 @@ def init(
     for line in done.next:
         console.text(f"  {line}")
     console.json(asdict(done))
-
-
-def _row(manifest: Manifest, name: str) -> dict[str, Any]:
-    from pipelines.errors import MissingArtifactError
-
-    dataset = manifest.dataset(name)
-    try:
-        here = dataset.root.is_dir()
-    except MissingArtifactError:
-        here = False
-    train, test = (dataset.expected(None, part) for part in ("train", "test"))
-    return {
-        "name": name,
-        "kind": dataset.kind,
-        "here": here,
-        "train": train.videos if train else None,
-        "test": test.videos if test else None,
-        "classes": len(dataset.classes),
-        "splits": list(dataset.splits),
-        "truths": list(dataset.truths),
-        "encoder": dataset.encoder,
-        "crops": dataset.crops,
-        "title": dataset.title,
-    }
 
 
 def _facts(dataset: Dataset) -> dict[str, Any]:

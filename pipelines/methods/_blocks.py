@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from pipelines.errors import MissingArtifactError, UsageError
 from pipelines.methods._base import Resources
 from pipelines.recipe import Config
+from pipelines.records import Bag
 
 
 class LgtConfig(Config):
@@ -339,6 +340,20 @@ def text_vectors(resources: Resources, name: str, width: int, *, rows: int | Non
             hint=f"--set width={vectors.shape[1]}",
         )
     return F.pad(F.normalize(vectors, dim=-1), (0, width - vectors.shape[1]))
+
+
+def require_no_padding(bag: Bag, method: str) -> None:
+    """Refuse padded batches for networks whose batch norms and pools know no mask.
+
+    Raises:
+        UsageError: a padded row, with the videos.
+    """
+    if not bool(bag.mask.all()):
+        short = [video for video, full in zip(bag.video_ids, bag.mask.all(1).tolist(), strict=True) if not full]
+        raise UsageError(
+            f"{method} knows no padding, and {len(short)} videos of a batch are padded ({short[0]!r}, ...)",
+            hint="--set data.length=bins",
+        )
 
 
 def cosine_map(features: Tensor, text: Tensor) -> Tensor:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import importlib
-import importlib.metadata
-import importlib.util
+import os
+import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,10 +15,10 @@ from types import ModuleType
 from typing import Literal
 
 from pipelines.errors import UsageError
-from pipelines.recipe import suggest
 
 Kind = Literal["methods", "encoders", "metrics"]
 READ = ("NAME", "VARIANTS", "METRICS", "SUMMARY", "KIND", "DEFAULT_FEATURES")
+_DEFINITION = re.compile(rf"^(?P<name>{'|'.join(READ)})\s*(?::[^=\n]+)?=(?!=)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +48,8 @@ def entries(kind: Kind) -> dict[str, Entry]:
         if isinstance(facts.get("NAME"), str):
             name = str(facts["NAME"])
             found[name] = Entry(name, path, f"pipelines.{kind}.{path.stem}", facts)
-    for point in importlib.metadata.entry_points(group=f"vad.{kind}"):
-        spec = importlib.util.find_spec(point.value)
-        if spec and spec.origin:
-            found.setdefault(
-                point.name, Entry(point.name, Path(spec.origin), point.value, constants(Path(spec.origin)), plugin=True)
-            )
+    for plugin in _plugins(kind) if _any_plugin() else ():
+        found.setdefault(plugin.name, plugin)
     return found
 
 
@@ -81,35 +77,85 @@ def load(kind: Kind, name: str) -> ModuleType:
     base = name.partition(":")[0]
     entry = entries(kind).get(base)
     if entry is None or (":" in name and name not in names(kind)):
+        from pipelines.recipe import suggest  # here, so that listing names needs no pydantic
+
         raise UsageError(f"unknown {kind.rstrip('s')} {name!r}{suggest(name, names(kind))}", hint=f"vad {kind} ls")
     return importlib.import_module(entry.module)
 
 
 def constants(path: Path) -> dict[str, object]:
-    """Literal top-level constants of a source file, read without importing it."""
+    """Literal top-level constants (of READ) of a source file, read without importing it.
+
+    Only the statements that define them are parsed, so that listing dozens of large files stays fast.
+    """
     found: dict[str, object] = {}
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign):
-            targets, value = node.targets, node.value
-        elif isinstance(node, ast.AnnAssign) and node.value is not None:
-            targets, value = [node.target], node.value
-        else:
-            continue
-        for target in targets:
-            if isinstance(target, ast.Name) and target.id in READ:
-                try:
-                    found[target.id] = ast.literal_eval(value)
-                except ValueError:
-                    continue
+    source = path.read_text(encoding="utf-8")
+    for match in _DEFINITION.finditer(source):
+        if source.count('"""', 0, match.start()) % 2 == 0:
+            try:
+                found[match["name"]] = ast.literal_eval(_expression(source, match.end()))
+            except (ValueError, SyntaxError):
+                continue
     return found
+
+
+def _expression(source: str, start: int) -> str:
+    """The expression that begins at `start`: as many lines as it takes to be complete."""
+    lines = source[start:].splitlines()
+    for count in range(1, len(lines) + 1):
+        text = "\n".join(lines[:count]).strip()
+        try:
+            ast.parse(text, mode="eval")
+        except SyntaxError:
+            if count < len(lines) and lines[count][:1] not in ("", " ", ")", "]", "}"):
+                break
+        else:
+            return text
+    raise SyntaxError("not an expression")
+
+
+def _any_plugin() -> bool:
+    """Whether any installed distribution declares an entry point of ours.
+
+    A look at the text files is ten times faster than importing importlib.metadata, which every listing would pay for.
+    """
+    for folder in sys.path:
+        try:
+            names = [name for name in os.listdir(folder or ".") if name.endswith((".dist-info", ".egg-info"))]
+        except OSError:
+            continue
+        for name in names:
+            try:
+                text = Path(folder, name, "entry_points.txt").read_text(encoding="utf-8", errors="replace")
+            except OSError:
+                continue
+            if "[vad." in text:
+                return True
+    return False
+
+
+def _plugins(kind: Kind) -> Iterator[Entry]:
+    import importlib.metadata
+    import importlib.util
+
+    for point in importlib.metadata.entry_points(group=f"vad.{kind}"):
+        spec = importlib.util.find_spec(point.value)
+        if spec and spec.origin:
+            path = Path(spec.origin)
+            yield Entry(point.name, path, point.value, constants(path), plugin=True)
 
 
 def source_hash(name: str) -> str | None:
     """sha256 of a plug-in file given as a path, None for a catalogued name (its package version says enough)."""
+    import hashlib
+
     return hashlib.sha256(Path(name).read_bytes()).hexdigest() if name.endswith(".py") else None
 
 
 def _load_file(kind: Kind, path: Path) -> ModuleType:
+    import hashlib
+    import importlib.util
+
     if not path.is_file():
         raise UsageError(f"no file {path} to load a {kind.rstrip('s')} from")
     if not isinstance(constants(path).get("NAME"), str):
@@ -124,7 +170,7 @@ def _load_file(kind: Kind, path: Path) -> ModuleType:
     sys.modules[module_name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # noqa: BLE001  a plug-in may raise anything
+    except Exception as error:
         del sys.modules[module_name]
         raise UsageError(f"{path} fails to import: {type(error).__name__}: {error}") from error
     return module

@@ -86,6 +86,25 @@ TOUR = (
 )
 
 
+class _LightHelp:
+    """A --help flag with a default: without one, Typer imports pydantic in every command only to read the flag."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """Typer's own option, never None as a value."""
+        option = super().get_help_option(ctx)  # type: ignore[misc]
+        if option is not None and option.default is None:
+            option.default = False
+        return option
+
+
+class LightCommand(_LightHelp, TyperCommand):
+    """A command that starts without pydantic as long as all that is given are flags."""
+
+
+class LightGroup(_LightHelp, TyperGroup):
+    """A group of such commands."""
+
+
 class LazyVerb(TyperCommand):
     """Stands for a verb in lists, help and completion; becomes the real command when it is about to run."""
 
@@ -98,7 +117,7 @@ class LazyVerb(TyperCommand):
         return load(self.verb).make_context(*args, **kwargs)
 
 
-class VerbGroup(TyperGroup):
+class VerbGroup(LightGroup):
     """A group filled from the table; its help is drawn without importing Rich or any verb."""
 
     def __init__(self, **attributes: Any) -> None:
@@ -119,12 +138,15 @@ def load(verb: Verb) -> Any:
     """Import the verb's module and build its command."""
     target = getattr(importlib.import_module(f"vadcli.commands.{verb.module}"), verb.attribute)
     if isinstance(target, typer.Typer):
+        target.info.cls = LightGroup
+        for info in target.registered_commands:
+            info.cls = LightCommand
         command: Any = typer.main.get_group(target)
         command.help = command.help or verb.help
         command.no_args_is_help = True
     else:
         holder = typer.Typer(add_completion=False)
-        holder.command(verb.name)(target)
+        holder.command(verb.name, cls=LightCommand)(target)
         command = typer.main.get_command(holder)
     command.name = verb.name
     return command
@@ -171,12 +193,21 @@ def run(argv: Sequence[str]) -> int:
     debug = "--debug" in arguments[:2]
     previous = signal.signal(signal.SIGTERM, _stop)
     try:
-        result = typer.main.get_command(app).main(args=arguments, prog_name=_program(), standalone_mode=False)
+        result = _command().main(args=arguments, prog_name=_program(), standalone_mode=False)
         return result if isinstance(result, int) else 0
     except BaseException as error:  # noqa: BLE001  the outermost frame: every error becomes a message and a code
         return _code_of(error, debug=debug)
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _command() -> Any:
+    """The whole command line. The two completion flags get a default: without one Typer imports pydantic to read them."""
+    command = typer.main.get_command(app)
+    for parameter in command.params:
+        if parameter.name in {"install_completion", "show_completion"}:
+            parameter.default = False
+    return command
 
 
 def _program() -> str:

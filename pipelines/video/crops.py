@@ -69,7 +69,8 @@ def resize_frames(
     if size == tuple(frames.shape[2:4]):
         return frames
     flat = frames.flatten(0, 1).permute(0, 3, 1, 2)  # channels last in memory: torch's fast path
-    return _interpolate(flat, size, interpolation).permute(0, 2, 3, 1).unflatten(0, frames.shape[:2])
+    resized = _interpolate(flat, size, interpolation).permute(0, 2, 3, 1)
+    return resized.reshape(*frames.shape[:2], *size, 3)
 
 
 def resized_size(height: int, width: int, resize: int | tuple[int, int] | None) -> tuple[int, int]:

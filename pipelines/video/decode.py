@@ -11,8 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import UsageError
-from pipelines.video.probe import DecodeError, Probe, Tick, probe, quiet, source_fingerprint
-from pipelines.video.readers import DecordReader, Frame, ImagesReader, PyAVReader, Reader, Resampled
+from pipelines.video.decord_reader import DecordReader
+from pipelines.video.images import ImagesReader
+from pipelines.video.probe import Probe, probe
+from pipelines.video.pyav_reader import PyAVReader
+from pipelines.video.readers import Frame, Reader, Resampled
+from pipelines.video.sources import DecodeError, Tick, quiet, source_fingerprint
 
 __all__ = [
     "DECODER_POLICY",

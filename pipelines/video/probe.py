@@ -1,28 +1,18 @@
-"""What a video source is, before its frames are wanted: container facts, folders of images, fingerprints."""
+"""What a video source says of itself: container facts, frame counts, and whether the file is all there."""
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Callable, Iterator
+import struct
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import MissingArtifactError, VadError
+from pipelines.video.sources import DecodeError, Tick, check_source, list_images, plain, quiet
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".webp"})
 # Demuxers that turn a text file into requests for other files, or its letters into pictures.
 REFUSED_FORMATS = frozenset({"hls", "concat", "dash", "sdp", "rtsp", "rtp", "imf", "tty", "ffmetadata", "lavfi"})
-MIB = 1 << 20
-
-Tick = Callable[[], None]
-
-
-class DecodeError(VadError):
-    """A video that cannot be decoded, in plain words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +38,6 @@ class Probe:
     notes: tuple[str, ...] = ()
 
 
-def quiet() -> None:
-    """No tick."""
-
-
 def probe(path: Path, *, tick: Tick = quiet) -> Probe:
     """What `path` (a video file or a folder of images) holds; reads every packet and decodes one frame.
 
@@ -66,18 +52,6 @@ def probe(path: Path, *, tick: Tick = quiet) -> Probe:
         return _probe_images(path)
     with open_container(path) as container:
         return _probe_container(container, path, tick)
-
-
-def check_source(path: Path) -> None:
-    """`path` exists and is not empty.
-
-    Raises:
-        MissingArtifactError, DecodeError.
-    """
-    if not path.exists():
-        raise MissingArtifactError(f"there is no file {path}", hint="`vad data check` lists what is missing")
-    if path.is_file() and path.stat().st_size == 0:
-        raise DecodeError(f"{path.name} is empty (0 bytes)")
 
 
 @contextmanager
@@ -104,12 +78,6 @@ def open_container(path: Path) -> Iterator[Any]:
         container.close()
 
 
-def plain(error: BaseException) -> str:
-    """FFmpeg's message without the error number and the path."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(text).strip().splitlines()[0] if str(text).strip() else type(error).__name__
-
-
 def iter_packets(container: Any, stream: Any) -> Iterator[Any]:
     """Packets of `stream` that hold data, going on after read errors; ends with the flush packet.
 
@@ -129,119 +97,133 @@ def iter_packets(container: Any, stream: Any) -> Iterator[Any]:
 
 
 def _probe_container(container: Any, path: Path, tick: Tick) -> Probe:
-    import av
-
     stream = container.streams.video[0]
     stream.codec_context.thread_count = 1
-    count, first, times, size, notes = 0, None, _Times(), path.stat().st_size, []
+    scan = _Scan(path, tick)
     for packet in iter_packets(container, stream):
-        if first is None:
-            try:
-                first = next(iter(packet.decode()), None)
-            except (av.error.FFmpegError, ValueError):
-                first = None
-        if packet.size and not packet.is_discard:
-            count += 1
-            times.add(packet)
-            if count > size:  # a frame takes at least a byte
-                raise DecodeError(f"the index of {path.name} claims more frames than the file has bytes")
-            if count % 512 == 0:
-                tick()
+        scan.add(packet)
+    first = scan.first
     if first is None:
-        raise DecodeError(f"no frame of {path.name} can be decoded (0 of {count})")
+        raise DecodeError(f"no frame of {path.name} can be decoded (0 of {scan.shown})")
+    fps = _rate(stream, scan)
     header = int(stream.frames) or None
-    missing = _entries_past_end(stream, size) if header and header > count else 0
-    if header and header != count and not missing:
-        notes.append(f"the header claims {header} frames, the container holds {count}")
-    if missing:
-        notes.append(f"the file ends before its index does: {missing} frames are missing")
+    duration = float(container.duration / 1e6) if container.duration else 0.0
+    claimed = header or round(duration * (fps or 0))
+    cut = claimed > scan.total and is_cut(path, stream)
     rotation = int(first.rotation) % 360
     width, height = (first.height, first.width) if rotation in (90, 270) else (first.width, first.height)
-    base = float(stream.time_base or 0)
     return Probe(
-        fps=_rate(stream, count, times.span() * base),
+        fps=fps,
         width=width,
         height=height,
-        duration_s=times.end() * base or None,
-        expected_frames=count + missing,
+        duration_s=scan.shown_ticks * float(stream.time_base or 0) or None,
+        expected_frames=claimed if cut else scan.shown,
         rotation=rotation,
         codec=stream.codec_context.name,
         pix_fmt=first.format.name,
         header_frames=header,
-        notes=tuple(notes),
+        notes=_notes(scan, claimed, header=header, cut=cut),
     )
 
 
-class _Times:
-    """First and last presentation time of the shown packets, in units of the stream's time base."""
+def _notes(scan: _Scan, claimed: int, *, header: int | None, cut: bool) -> tuple[str, ...]:
+    notes = []
+    if scan.total > scan.shown:
+        notes.append(f"the edit list hides {scan.total - scan.shown} of {scan.total} frames")
+    if cut:
+        notes.append(f"the file is cut off: {scan.total} of {claimed} frames are there")
+    elif header and header != scan.total:
+        notes.append(f"the header counts {header} frames, {scan.total} are shown")
+    elif not header and claimed > 1.1 * scan.total + 25:
+        notes.append(f"the header's duration makes {claimed} frames, the file holds {scan.total}")
+    return tuple(notes)
 
-    def __init__(self) -> None:
-        self.low: int | None = None
-        self.high = 0
-        self.length = 0
+
+class _Scan:
+    """What a pass over the packets finds: how many there are, how many are shown, when, and the first frame."""
+
+    def __init__(self, path: Path, tick: Tick) -> None:
+        self._path, self._tick, self._bytes = path, tick, path.stat().st_size
+        self.total = self.shown = 0
+        self.first: Any = None
+        self._low: int | None = None
+        self._high = self._length = 0
 
     def add(self, packet: Any) -> None:
+        """Count one packet; decode it as long as no frame has come out."""
+        if self.first is None:
+            self.first = _first_frame(packet)
+        if not packet.size:
+            return
+        self.total += 1
+        if self.total % 512 == 0:
+            self._tick()
+        if self.total > self._bytes:  # a frame takes at least a byte
+            raise DecodeError(f"the index of {self._path.name} claims more frames than the file has bytes")
+        if not packet.is_discard:
+            self.shown += 1
+            self._add_time(packet)
+
+    def _add_time(self, packet: Any) -> None:
         if packet.pts is None:
             return
-        if self.low is None or packet.pts < self.low:
-            self.low = packet.pts
-        if packet.pts >= self.high:
-            self.high, self.length = packet.pts, packet.duration or self.length
+        if self._low is None or packet.pts < self._low:
+            self._low = packet.pts
+        if packet.pts >= self._high:
+            self._high, self._length = packet.pts, packet.duration or self._length
 
-    def span(self) -> int:
-        return 0 if self.low is None else self.high - self.low
+    @property
+    def span_ticks(self) -> int:
+        """From the first shown frame's time to the last one's, in units of the stream's time base."""
+        return 0 if self._low is None else self._high - self._low
 
-    def end(self) -> int:
-        return 0 if self.low is None else self.high + self.length - self.low
+    @property
+    def shown_ticks(self) -> int:
+        """The same with the last frame's own duration."""
+        return 0 if self._low is None else self.span_ticks + self._length
 
 
-def _rate(stream: Any, count: int, span_s: float) -> float | None:
+def _first_frame(packet: Any) -> Any:
+    import av
+
+    try:
+        return next(iter(packet.decode()), None)
+    except (av.error.FFmpegError, ValueError):
+        return None
+
+
+def _rate(stream: Any, scan: _Scan) -> float | None:
     for value in (stream.average_rate, stream.guessed_rate):
         if value and 0 < value <= 1000:
             return float(value)
-    return (count - 1) / span_s if count > 1 and span_s > 0 else None
+    span_s = scan.span_ticks * float(stream.time_base or 0)
+    return (scan.shown - 1) / span_s if scan.shown > 1 and span_s > 0 else None
 
 
-def _entries_past_end(stream: Any, size: int) -> int:
-    """How many frames of the container's index lie (partly) behind the end of the file."""
-    return sum(1 for entry in stream.index_entries if entry.pos + entry.size > size)
+def is_cut(path: Path, stream: Any) -> bool:
+    """Whether the file itself proves that its end is missing.
 
-
-# Folders of images
-
-
-def list_images(folder: Path) -> list[Path]:
-    """The images of a folder in natural order (`frame2` before `frame10`).
-
-    Raises:
-        DecodeError: no images, two files with one number, or a gap in the numbering.
+    An index entry, the outer RIFF chunk (AVI) or the Segment (Matroska) reaches past the end of the file. Transport
+    streams and raw streams prove nothing: what is there counts.
     """
-    files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
-    if not files:
-        raise DecodeError(f"the folder {folder.name} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    files.sort(key=lambda p: natural_key(p.name))
-    _check_numbering(files)
-    return files
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(256)
+    if head[:4] == b"RIFF":
+        return bool(struct.unpack_from("<I", head, 4)[0] + 8 > size)
+    if head[:4] == b"\x1a\x45\xdf\xa3":
+        return _matroska_end(head) > size
+    return any(entry.pos + entry.size > size for entry in stream.index_entries)
 
 
-def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
-    """A sort key under which numbers in names compare as numbers."""
-    parts = re.findall(r"\d+|\D+", name)
-    return tuple((0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts)
-
-
-def _check_numbering(files: list[Path]) -> None:
-    found = [re.search(r"(\d+)$", p.stem) for p in files]
-    if len(files) < 2 or not all(found):
-        return
-    numbers = [int(match.group(1)) for match in found if match]
-    steps = [b - a for a, b in pairwise(numbers)]
-    step = min((s for s in steps if s > 0), default=1)
-    for (before, after), gap in zip(pairwise(files), steps, strict=True):
-        if gap == 0:
-            raise DecodeError(f"{before.name} and {after.name} are the same frame number")
-        if gap != step:
-            raise DecodeError(f"a frame is missing between {before.name} and {after.name}")
+def _matroska_end(head: bytes) -> int:
+    """Where the Segment ends by its own size, or 0 where that is unknown (live recordings) or not found."""
+    start = head.find(b"\x18\x53\x80\x67") + 4
+    if start < 4 or start >= len(head) or not head[start]:
+        return 0
+    length = 9 - head[start].bit_length()
+    value = int.from_bytes(head[start : start + length], "big") & ((1 << 7 * length) - 1)
+    return 0 if value == (1 << 7 * length) - 1 else start + length + value
 
 
 def _probe_images(folder: Path) -> Probe:
@@ -265,54 +247,3 @@ def _probe_images(folder: Path) -> Probe:
         codec="images",
         pix_fmt="rgb24",
     )
-
-
-# Fingerprints
-
-
-def source_fingerprint(path: Path, *, tick: Tick = quiet) -> str:
-    """Size and sha256 of the first, middle and last MiB, as `<bytes>-<64 hex>`.
-
-    For a folder: names and sizes of its images, and the same parts of its first, middle and last image.
-
-    Raises:
-        MissingArtifactError, DecodeError: as `probe`.
-        VadError: the file cannot be read.
-    """
-    check_source(path)
-    try:
-        return _fingerprint_folder(path) if path.is_dir() else _fingerprint_file(path, tick)
-    except OSError as error:
-        raise VadError(f"cannot read {path}: {plain(error)}") from error
-
-
-def _fingerprint_file(path: Path, tick: Tick) -> str:
-    digest = hashlib.sha256()
-    size = _hash_parts(path, digest, tick)
-    return f"{size}-{digest.hexdigest()}"
-
-
-def _fingerprint_folder(folder: Path) -> str:
-    files = list_images(folder)
-    digest, total = hashlib.sha256(), 0
-    for file in files:
-        size = file.stat().st_size
-        total += size
-        digest.update(f"{file.name}\0{size}\0".encode())
-    for file in (files[0], files[len(files) // 2], files[-1]):
-        _hash_parts(file, digest, quiet)
-    return f"{total}-{digest.hexdigest()}"
-
-
-def _hash_parts(path: Path, digest: Any, tick: Tick) -> int:
-    size = path.stat().st_size
-    digest.update(size.to_bytes(8, "little"))
-    with path.open("rb") as file:
-        if size <= 3 * MIB:
-            digest.update(file.read())
-            return size
-        for start in (0, (size - MIB) // 2, size - MIB):
-            file.seek(start)
-            digest.update(file.read(MIB))
-            tick()
-    return size

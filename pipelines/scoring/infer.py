@@ -141,9 +141,10 @@ def make_bag(
 def spans_of(t: int, facts: VideoFacts) -> NDArray[np.int64]:
     """Frames that each of t clips speaks for, (t, 2) int64 half-open, cut at the video's end.
 
-    T comes from the array and is never derived from the frame count: imported features may disagree with it.
+    T comes from the array and is never derived from the frame count: imported features may disagree with it by a
+    clip, and a clip past the end speaks for the last frame.
     """
-    starts = np.minimum(np.arange(t, dtype=np.int64) * facts.stride, facts.n_frames)
+    starts = np.minimum(np.arange(t, dtype=np.int64) * facts.stride, max(0, facts.n_frames - 1))
     return np.stack([starts, np.minimum(starts + facts.clip_len, facts.n_frames)], axis=1)
 
 

@@ -250,8 +250,7 @@ class Bags:
 
     def _prepare(self, x: Tensor, mask: Tensor) -> Tensor:
         """Normalise and zero the padding: x (B, K, S, D), mask (B, S)."""
-        if self.inputs.l2 or self.inputs.standardise:
-            x = self.inputs(x)
+        x = self.inputs.segments(x)
         return x if bool(mask.all()) else x.masked_fill(~mask[:, None, :, None], 0.0)
 
 

@@ -152,6 +152,7 @@ class Inputs(nn.Module):
         super().__init__()
         self.streams = dict(streams)
         self.l2 = data.normalise != "none"
+        self.l2_segments = data.normalise == "l2-segments"
         self.standardise = data.standardise
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("std", torch.ones(dim))
@@ -162,9 +163,14 @@ class Inputs(nn.Module):
         return torch.cat(parts, dim=-1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., D) float32 -> the same shape."""
-        if self.l2:
-            x = self.unit(x)
+        """Clips as they are stored: x (..., D) float32 -> the same shape."""
+        return self._scale(self.unit(x) if self.l2 else x)
+
+    def segments(self, x: Tensor) -> Tensor:
+        """Segments after the length policy (`l2-clips` was applied before it): x (..., D) -> the same shape."""
+        return self._scale(self.unit(x) if self.l2_segments else x)
+
+    def _scale(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std if self.standardise else x
 
     def fit_to(self, videos: Iterable[NDArray[np.float16]]) -> None:

@@ -157,6 +157,7 @@ def _run_phase(
         loss = torch.stack([term.float() for term in terms.values()]).sum()  # scalar
         _refuse_nonfinite(loss, terms, bag, phase, step)
         method.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)  # parameters that live outside the method (a criterion's weights)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = _gradient_norm(optimizer, phase.optim.clip_norm)
         _refuse_nonfinite(norm, terms, bag, phase, step, what="the gradient")

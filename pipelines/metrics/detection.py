@@ -246,7 +246,7 @@ def _proposals(data: MetricInput, protocol: str, chosen: NDArray[np.bool_]) -> D
     parts = []
     for index in np.flatnonzero(chosen):
         frames = data.class_scores[index]
-        if protocol == "vadclip":
+        if protocol == "vadclip" and len(frames) >= UNIT:
             frames = frames[: len(frames) // UNIT * UNIT]
         short = "refuse" if protocol == "vadclip" else "one"
         parts.append(propose(frames, video=int(index), name=data.video_ids[index], short=short))

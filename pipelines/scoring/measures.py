@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Literal
 
+from pipelines import catalog
 from pipelines.errors import UsageError
-from pipelines.metrics import detection, frame, operating, pixel, region, video
+from pipelines.metrics import detection, frame
 from pipelines.metrics._base import PROTOCOLS, Measure, MetricInput, MetricOptions
 from pipelines.recipe import suggest
 from pipelines.scoring.prepare import EvalOptions, Prepared
 
-MODULES = (frame, video, detection, operating, pixel, region)
-COMPAT_ONLY = ("macro-auc-pad-missing",)
 ALL = {
     "weak": (
         "auc", "ap", "ap-trapezoid", "ano-auc", "ano-ap", "video-auc", "video-ap", "video-acc", "class-auc", "class-ap",
@@ -27,7 +27,16 @@ FLOORED = (*frame.METRICS[:9], "video-auc", "video-ap")  # what a score without 
 
 def metric_names(kind: Literal["weak", "one-class"] | None = None) -> tuple[str, ...]:
     """The names that `--metric` takes: every one, or (with `kind`) what `all` means there."""
-    return ALL[kind] if kind else tuple(name for module in MODULES for name in module.METRICS)
+    return ALL[kind] if kind else tuple(families())
+
+
+def families() -> dict[str, str]:
+    """Metric name -> the catalogued family that answers it, plug-ins included; read without importing them."""
+    found: dict[str, str] = {}
+    for family, entry in catalog.entries("metrics").items():
+        names = entry.facts.get("METRICS")
+        found |= dict.fromkeys(names, family) if isinstance(names, (tuple, list)) else {}
+    return found
 
 
 def measure(name: str, data: MetricInput, options: MetricOptions) -> Measure:
@@ -37,11 +46,8 @@ def measure(name: str, data: MetricInput, options: MetricOptions) -> Measure:
         UsageError: no such metric.
         UndefinedMetricError: the data cannot answer it; the message is the reason.
     """
-    for module in MODULES:
-        if name in module.METRICS:
-            found: Measure = module.measure(name, data, options)
-            return found
-    raise UsageError(f"unknown metric {name!r}{suggest(name, metric_names())}", hint="vad metrics ls")
+    found: Measure = _module(name).measure(name, data, options)
+    return found
 
 
 def names_of(metrics: Sequence[str], kind: str, options: EvalOptions) -> tuple[list[str], set[str]]:
@@ -65,4 +71,12 @@ def detect(ready: Prepared, protocol: str) -> detection.Result:
 
 
 def definition(name: str) -> str:
-    return next(str(m.DEFINITIONS[name]) for m in MODULES if name in m.METRICS)
+    """What a metric's number is, by its name in the evaluation contract."""
+    return str(_module(name).DEFINITIONS[name])
+
+
+def _module(name: str) -> ModuleType:
+    family = families().get(name)
+    if family is None:
+        raise UsageError(f"unknown metric {name!r}{suggest(name, metric_names())}", hint="vad metrics ls")
+    return catalog.load("metrics", family)

@@ -108,6 +108,7 @@ class Planned:
     split: str
     videos: tuple[Video, ...]
     coverage: Coverage
+    protocol: Protocol
     recipe: dict[str, Any]
     id: str
     folder: Path
@@ -200,6 +201,7 @@ def _planned(source: ScoreSource, dataset: Dataset, split: str, request: EvalReq
         raise MissingArtifactError(
             f"{dataset.name} has no {request.part} videos in split {split!r}", hint="vad data show"
         )
+    protocol = replace(request.protocol, gt=request.protocol.gt or dataset.default_truth)
     coverage = source.coverage(videos)
     asked = replace(coverage, extra=()) if request.videos else coverage  # a subset has extra scores by intention
     asked.check(missing=request.missing, total=len(videos), hint=hint)
@@ -212,9 +214,9 @@ def _planned(source: ScoreSource, dataset: Dataset, split: str, request: EvalReq
         "videos": sorted(video.id for video in videos) if request.videos else None,
         "missing": sorted(coverage.missing),
         "labels": dataset.fingerprint(split, request.part),
-        "truth": dataset.truth_fingerprint(split, request.protocol.gt, request.part),
+        "truth": dataset.truth_fingerprint(split, protocol.gt, request.part),
         "classes": list(dataset.classes),
-        "protocol": asdict(request.protocol),
+        "protocol": asdict(protocol),
         "class_map": _hash(request.class_map),
         "segments": _hash(request.segments),
     }
@@ -225,7 +227,7 @@ def _planned(source: ScoreSource, dataset: Dataset, split: str, request: EvalReq
     existing = _existing(source.parent, fingerprint(recipe), request.metrics) if request.again == "reuse" else None
     if folder.exists() and existing is None:
         folder = folder.with_name(f"{folder.name}-{uuid.uuid4().hex[:6]}")
-    return Planned(source, dataset, split, tuple(videos), coverage, named, id, folder, existing)
+    return Planned(source, dataset, split, tuple(videos), coverage, protocol, named, id, folder, existing)
 
 
 def _existing(parent: Path, base: str, metrics: Sequence[str]) -> EvalRecord | None:
@@ -243,14 +245,14 @@ def _evaluate(item: Planned, request: EvalRequest, progress: Progress) -> EvalDo
 
     if item.existing is not None and not request.curves:
         _refuse_undefined(item.existing.metrics, request.metrics)
-        return EvalDone(item.existing.folder, item.existing.metrics, "up to date")
+        return EvalDone(item.existing.folder, _asked(item.existing.metrics, request.metrics), "up to date")
     evaluated = _compute(item, request, progress)
     for line in evaluated.warnings:
         if FLOOR_WORDS not in line:  # the table marks those
             progress.warn(line)
     if item.existing is not None:
         evaluation.draw_curves(item.existing.folder / evaluation.PLOTS, evaluated, request.curves)
-        return EvalDone(item.existing.folder, item.existing.metrics, "up to date")
+        return EvalDone(item.existing.folder, _asked(item.existing.metrics, request.metrics), "up to date")
     staging = item.folder.with_name(f".{item.folder.name}.{uuid.uuid4().hex[:8]}")
     try:
         metrics = evaluation.write(staging, evaluated, request.curves)
@@ -281,17 +283,14 @@ def _compute(item: Planned, request: EvalRequest, progress: Progress) -> Evaluat
     from pipelines.scoring.gather import to_data
 
     provided = item.source.read(item.videos, progress)
-    data, gathered = to_data(
-        provided, item.videos, item.dataset, protocol=request.protocol, class_map=request.class_map
-    )
+    data, gathered = to_data(provided, item.videos, item.dataset, protocol=item.protocol, class_map=request.class_map)
     if request.segments is not None:
         data = replace(data, segments=_segments(request.segments, data))
     chosen = _threshold(item, request, progress)
-    options = request.protocol.options(
-        threshold=chosen.value, threshold_source=chosen.source, by_camera=chosen.by_camera
-    )
+    options = item.protocol.options(threshold=chosen.value, threshold_source=chosen.source, by_camera=chosen.by_camera)
     progress.start(None, f"measuring {len(data.frames)} videos", "metrics")
     block = evaluate_scores(data, request.metrics, options)
+    progress.advance(len(block.metrics))
     progress.finish()
     return Evaluated(
         dataset=item.dataset,
@@ -299,7 +298,7 @@ def _compute(item: Planned, request: EvalRequest, progress: Progress) -> Evaluat
         part=request.part,
         id=item.id,
         recipe=item.recipe,
-        protocol=request.protocol,
+        protocol=item.protocol,
         coverage=item.coverage,
         model=item.source.model,
         provided=provided,
@@ -355,7 +354,7 @@ def _threshold(item: Planned, request: EvalRequest, progress: Progress) -> Chose
         for part in ("val", "train")
     }
     recorded = item.source.artifact.recorded.get("thresholds", {}) if isinstance(item.source, RunSource) else {}
-    return thresholds.choose(item.source, normal, request.protocol, item.dataset.name, recorded, progress)
+    return thresholds.choose(item.source, normal, item.protocol, item.dataset.name, recorded, progress)
 
 
 def _segments(path: Path, data: EvalData) -> Detections:
@@ -373,6 +372,13 @@ def _hash(path: Path | None) -> str | None:
     if not path.is_file():
         raise MissingArtifactError(f"there is no file {path}")
     return sha256(path)
+
+
+def _asked(metrics: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The content of a metrics.json that may hold more, with the asked metrics alone."""
+    if ALL in names:
+        return metrics
+    return metrics | {"metrics": {name: metrics["metrics"][name] for name in names if name in metrics["metrics"]}}
 
 
 def _refuse_undefined(metrics: dict[str, Any], names: Sequence[str]) -> None:

@@ -176,6 +176,7 @@ def _identity(done: Evaluated) -> dict[str, Any]:
     ids = [video.id for video in done.gathered.videos]
     return {
         "tool": artifacts.versions(),
+        "commit": _commit(),
         "created": artifacts.utc_now(),
         "command": done.command,
         "eval": done.id,
@@ -185,6 +186,22 @@ def _identity(done: Evaluated) -> dict[str, Any]:
         "video_list_sha256": fingerprint(sorted(ids)),
         "subset": done.recipe.get("videos") is not None,
     }
+
+
+def _commit() -> str | None:
+    """The git commit of a checkout, read without running git; None for an installed package."""
+    git = Path(__file__).parents[2] / ".git"
+    try:
+        head = (git / "HEAD").read_text(encoding="utf-8").strip()
+        if not head.startswith("ref: "):
+            return head
+        ref = head.removeprefix("ref: ")
+        if (git / ref).is_file():
+            return (git / ref).read_text(encoding="utf-8").strip()
+        packed = (git / "packed-refs").read_text(encoding="utf-8").splitlines()
+        return next((line.split()[0] for line in packed if line.endswith(f" {ref}")), None)
+    except OSError:
+        return None
 
 
 def _ground_truth(done: Evaluated) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,7 +44,7 @@ def results(
     chosen = dataset or _only_dataset(settings)
     rows: list[ResultRow] = []
     for records in settings:
-        newest = _newest(records, chosen, split)
+        newest = _newest(records, chosen, split, columns)
         if newest:
             rows.append(_row(newest, columns))
     if not rows:
@@ -82,13 +83,28 @@ def _only_dataset(settings: Sequence[list[list[EvalRecord]]]) -> str:
     return names[0]
 
 
-def _newest(by_run: Sequence[list[EvalRecord]], dataset: str, split: str | None) -> list[EvalRecord]:
-    """The newest evaluation of each seed on the dataset; seeds of one setting must share its protocol."""
-    fitting = [
-        [r for r in records if r.metrics["dataset"] == dataset and split in (None, r.metrics["split"])]
-        for records in by_run
-    ]
-    return [records[-1] for records in fitting if records]
+def _newest(
+    by_run: Sequence[list[EvalRecord]], dataset: str, split: str | None, columns: Sequence[str]
+) -> list[EvalRecord]:
+    """One evaluation a seed on the dataset: plain protocols first, then most of the asked columns, then the newest."""
+    found = []
+    for records in by_run:
+        fitting = [r for r in records if r.metrics["dataset"] == dataset and split in (None, r.metrics["split"])]
+        if fitting:
+            wanted = {column.partition(":")[0] for column in columns}
+            best = max((is_plain(r), len(wanted & set(r.metrics["metrics"])), i) for i, r in enumerate(fitting))
+            found.append(fitting[best[2]])
+    return found
+
+
+def is_plain(record: EvalRecord) -> bool:
+    """Whether nothing was smoothed, scaled, dropped or left out."""
+    from pipelines.scoring.protocol import Protocol
+
+    recipe, plain = record.artifact.recipe, asdict(Protocol())
+    keys = ("expand", "crops", "tail", "smooth", "normalise", "drop_first", "drop_last", "compat", "nan")
+    whole = recipe.get("videos") is None and not recipe.get("missing") and recipe.get("part") == "test"
+    return whole and all(recipe["protocol"].get(key) == plain[key] for key in keys)
 
 
 def _row(records: Sequence[EvalRecord], columns: Sequence[str]) -> ResultRow:
@@ -97,8 +113,6 @@ def _row(records: Sequence[EvalRecord], columns: Sequence[str]) -> ResultRow:
     method = str(model.get("method") or Path(str(model.get("scores_file", "scores"))).name)
     features = [str(need.get("encoder", "?")) for need in model.get("features") or ()]
     summary = summarise([record.metrics for record in records])
-    summary.setdefault("identity", first.get("identity", {}))
-    summary.setdefault("scores", first.get("scores", {}))
     name = artifacts.video_id_of(records[0].folder.parent.parent.parent.name)
     label = f"{method} {name}" if "=" in name else method
     return our_row(label, features or ["?"], summary, str(model.get("selection", "unknown")), columns)

@@ -11,18 +11,22 @@ ONCE = ("ci", "definition", "floor", "per_class", "reason")  # not averaged: the
 
 
 def summarise(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """metrics.json of a group: each number the mean over seeds, beside it `sd` and the `seeds`' own numbers.
+    """metrics.json of a group: each number the mean over seeds.
 
-    One seed gives its own metrics. The deviation has n - 1 below the line. A number that a seed lacks is null with
+    Beside `value` stand `sd` and `seeds`, beside other numbers `sd_at` and `seeds_at` with their keys. One seed gives its own metrics. The deviation has n - 1 below the line. A number that a seed lacks is null with
     its reason. Never the best seed.
     """
     if len(found) == 1:
         return dict(found[0])
     first = found[0]
-    shared = ("schema", "dataset", "split", "part", "videos", "frames", "floors", "ground_truth", "recipe")
+    shared = ("schema", "dataset", "split", "part", "videos", "frames", "floors", "ground_truth", "scores", "recipe")
     summary = {key: first[key] for key in shared if key in first}
+    summary["identity"] = {key: first.get("identity", {}).get(key) for key in ("subset", "video_list_sha256")}
+    summary["model"] = {key: first.get("model", {}).get(key) for key in ("method", "features", "selection")}
     names = list(dict.fromkeys(name for metrics in found for name in metrics["metrics"]))
     summary["metrics"] = {name: _over([metrics["metrics"].get(name, {}) for metrics in found]) for name in names}
+    breakdowns = [metrics.get("breakdown", {}) for metrics in found]
+    summary["breakdown"] = _over(breakdowns) if all(breakdowns) else {}
     summary["seeds"] = [metrics.get("model", {}).get("seed") for metrics in found]
     summary["runs"] = [metrics.get("model", {}).get("run") for metrics in found]
     summary["warnings"] = list(dict.fromkeys(line for metrics in found for line in metrics.get("warnings", ())))
@@ -58,7 +62,7 @@ def _over(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         values = [part.get(key) for part in parts]
         if key in ONCE:
             if key in ("definition", "floor", "reason"):
-                merged[key] = next(value for value in values if value is not None)
+                merged[key] = next((value for value in values if value is not None), None)
         elif all(isinstance(value, Mapping) for value in values):
             merged[key] = _over([value for value in values if isinstance(value, Mapping)])
         elif all(isinstance(value, float) for value in values):
@@ -76,5 +80,5 @@ def _beside(merged: dict[str, Any], key: str, deviation: float, values: Sequence
     if key == "value":
         merged["sd"], merged["seeds"] = deviation, list(values)
     else:
-        merged.setdefault("sd", {})[key] = deviation
-        merged.setdefault("seeds", {})[key] = list(values)
+        merged.setdefault("sd_at", {})[key] = deviation
+        merged.setdefault("seeds_at", {})[key] = list(values)

@@ -17,6 +17,19 @@ SHOWN_PROTOCOLS = ("vadclip", "abnormal-only")
 ON_TEST = "best-on-test"
 MARK = "†"
 NOT_STATED = "as published"
+OPERATING = "operating"
+FIGURES = (
+    ("fa_per_hour", "false alarms per hour", 1, ""),
+    ("far@theta", "normal frames above", 100, " %"),
+    ("hit_rate", "events hit", 100, " %"),
+    ("delay_s", "mean delay", 1, " s"),
+    ("event_precision", "event precision", 100, " %"),
+    ("event_recall", "event recall", 100, " %"),
+    ("eer", "equal error rate", 100, " %"),
+    ("fpr@tpr95", "FPR at 95 % TPR", 100, " %"),
+    ("brier", "Brier", 1, ""),
+    ("calibration_error", "calibration error", 1, ""),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +62,11 @@ class Number:
 
     @property
     def near_floor(self) -> bool:
-        """Whether the interval reaches down to the highest floor, or the value lies below it."""
+        """Whether the interval (or a deviation over seeds) reaches down to the highest floor."""
         floor = self.highest_floor
         if floor is None or self.value is None:
             return False
-        return floor[1] >= (self.ci[0] if self.ci else self.value)
+        return floor[1] >= (self.ci[0] if self.ci else self.value - (self.sd or 0.0))
 
 
 def numbers(metrics: Mapping[str, Any], *, protocols: Sequence[str] = SHOWN_PROTOCOLS) -> list[Number]:
@@ -75,7 +88,8 @@ def numbers(metrics: Mapping[str, Any], *, protocols: Sequence[str] = SHOWN_PROT
 def metric_table(metrics: Mapping[str, Any], *, title: str = "", protocols: Sequence[str] = SHOWN_PROTOCOLS) -> Table:
     """Metric, value, interval, floor, n of one evaluation in points, with what must be said below."""
     rows, notes = [], []
-    listed = numbers(metrics, protocols=protocols)
+    everything = numbers(metrics, protocols=protocols)
+    listed = [one for one in everything if one.value is not None and one.name != OPERATING]
     for one in listed:
         floor = one.highest_floor
         rows.append(
@@ -87,15 +101,33 @@ def metric_table(metrics: Mapping[str, Any], *, title: str = "", protocols: Sequ
                 f"{one.n:,}" if one.n is not None else "-",
             )
         )
-        if one.value is None:
-            notes.append(f"{one.name}: {one.reason}")
     near = [one.name for one in listed if one.near_floor]
     if near:
-        notes.insert(0, f"! within its interval of a floor that knows nothing of the video: {', '.join(near)}")
+        notes.append(f"! within its interval of a floor that knows nothing of the video: {', '.join(near)}")
     oracle = {one.name: one.floors["video-oracle"] for one in listed if "video-oracle" in one.floors}
     if oracle:
         notes.append("the true video label alone gives " + ", ".join(f"{n} {points(v)}" for n, v in oracle.items()))
+    if (entry := metrics["metrics"].get(OPERATING, {})).get("value") is not None:
+        notes.append(operating_words(entry))
+    reasons: dict[str, list[str]] = {}
+    for one in everything:
+        if one.value is None:
+            reasons.setdefault(one.reason, []).append(one.name)
+    notes += [f"no {', '.join(names)}: {reason}" for reason, names in reasons.items()]
     return Table(title, ("metric", "value", "95 % interval", "floor", "n"), tuple(rows), tuple(notes))
+
+
+def operating_words(entry: Mapping[str, Any]) -> str:
+    """The operating figures that are known, in one line with their units."""
+    threshold = entry.get("threshold")
+    told = [
+        f"at threshold {threshold:.4g} ({entry.get('threshold_source')})" if threshold is not None else "no threshold"
+    ]
+    for key, words, scale, unit in FIGURES:
+        value = entry.get(key)
+        if isinstance(value, int | float):
+            told.append(f"{words} {scale * value:.3g}{unit}")
+    return "operating: " + ", ".join(told)
 
 
 def protocol_words(metrics: Mapping[str, Any]) -> str:
@@ -251,7 +283,7 @@ def _detection(name: str, entry: Mapping[str, Any]) -> Number:
     """A protocol's average over IoU as one number."""
     if entry.get("value", 0) is None:
         return Number(name, None, reason=str(entry.get("reason", "")))
-    ci, sd, floor = entry.get("ci"), entry.get("sd"), entry.get("floor")
+    ci, sd, floor = entry.get("ci"), entry.get("sd_at"), entry.get("floor")
     if isinstance(ci, Mapping):
         ci = ci.get("avg")
     return _number(
@@ -259,7 +291,7 @@ def _detection(name: str, entry: Mapping[str, Any]) -> Number:
         {
             "value": entry.get("avg"),
             "ci": ci,
-            "sd": sd.get("avg") if isinstance(sd, Mapping) else sd,
+            "sd": sd.get("avg") if isinstance(sd, Mapping) else None,
             "floor": floor,
             "n": entry.get("n"),
         },

@@ -370,6 +370,7 @@ def show_comparison(console: Console, comparison: dict[str, Any]) -> None:
 
 
 def _subject(result: EvalResult) -> str:
+    """Who was evaluated, in words."""
     model = result.evals[0].metrics["model"]
     if not model.get("method"):
         return Path(str(model.get("scores_file"))).name

@@ -261,7 +261,11 @@ class _Checker:
     def check_truth(self, name: str, videos: Mapping[str, Video]) -> None:
         try:
             source = self.dataset.truth_file(name)
-        except (MissingArtifactError, VerificationError) as error:
+        except MissingArtifactError as error:
+            level = self.error if name == self.dataset.default_truth else self.warn
+            level("truth", f"truth {name!r}: {error.message}")
+            return
+        except VerificationError as error:
             self.error("truth", f"truth {name!r}: {error.message}")
             return
         if source.whole:

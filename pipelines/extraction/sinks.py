@@ -17,7 +17,7 @@ from pipelines.extraction.writer import Ticket, Writer, disk_errors
 from pipelines.records import Video, VideoFacts
 from pipelines.store.frames import FramesStore, FramesWriter
 from pipelines.video.decode import DecodeError, source_fingerprint
-from pipelines.video.probe import list_images
+from pipelines.video.sources import list_images
 
 Key = tuple[int, int]  # target, id() of the ticket: a restarted video has another ticket
 

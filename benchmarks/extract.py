@@ -1,0 +1,223 @@
+"""How fast extraction is against its parts, and whether its memory stays flat. Prints ratios of one run.
+
+    python benchmarks/extract.py FOLDER [--encoder effnet:lite0+motion] [--clip-len 8] [--rounds 3]
+    python benchmarks/extract.py --memory [--videos 1000]
+
+The first measures, in turns and on the same cores, decode alone (d), encode alone (e, from clips in memory) and the
+whole extraction with its commits, in frames of video per second, and prints extraction / (1 / (1/d + 1/e)), on a GPU
+extraction / min(d, e).
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import psutil
+
+from pipelines import extract
+from pipelines.data.ids import VIDEO_SUFFIXES
+from pipelines.extraction.engine import Engine, Stream, decode_workers, encode_threads, torch_threads
+from pipelines.extraction.jobs import ClipBatch, DecodeJob, VideoDone
+from pipelines.extraction.plan import Sampling, choose_encoders
+from pipelines.extraction.pool import DecodePool
+from pipelines.extraction.writer import Ticket, Writer
+from pipelines.progress import Silent
+from pipelines.records import Video
+from pipelines.video.crops import CROPS
+from pipelines.video.write import write_video
+
+HELD_MB = 400  # clips kept in memory for the measurement of encoding alone
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The videos below a folder, as a dataset."""
+
+    name: str
+    videos: tuple[Video, ...]
+
+    def all_videos(self) -> list[Video]:
+        return list(self.videos)
+
+
+class Nowhere:
+    """A writer that forgets, so that encoding can be measured without commits."""
+
+    def deliver(self, *ignored: object) -> None:
+        pass
+
+
+def main() -> None:
+    """Parse the command line and run one of the two benchmarks."""
+    options = _parser().parse_args()
+    if options.memory:
+        memory(options.videos)
+        return
+    paths = sorted(path for path in options.folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+    paths = (paths[: options.limit] if options.limit else paths) * options.repeat
+    videos = tuple(Video(f"v{index:05d}", path, "train", ()) for index, path in enumerate(paths))
+    speed(Folder("benchmark", videos), options)
+
+
+def speed(dataset: Folder, options: argparse.Namespace) -> None:
+    """Rounds of decode alone, encode alone, extraction; medians and the ratio."""
+    device = extract.pick_device(options.device)
+    sampling = Sampling(options.clip_len, options.stride or options.clip_len)
+    workers = options.workers or decode_workers(device)
+    streams = _streams(options.encoder, sampling, options.crops, device)
+    positions = tuple(sorted({p for stream in streams for p in stream.positions}))
+    jobs = [DecodeJob(v.id, v.path, sampling.clip_len, sampling.stride, positions) for v in dataset.videos]
+    held, lengths = _hold(jobs, workers)
+    print(f"{len(jobs)} videos, {sum(lengths)} frames, {workers} decoders, {encode_threads(device)} encoding threads")
+    rounds: list[tuple[float, float, float, float]] = []
+    for number in range(options.rounds):
+        d = sum(lengths) / _timed(lambda: [None for _ in _decode(jobs, workers)])
+        e = _encode_rate(streams, held, positions, sampling, device)
+        x = sum(lengths) / _timed(lambda: _extract(dataset, options, sampling, device, workers))
+        ideal = 1 / (1 / d + 1 / e) if device == "cpu" else min(d, e)
+        rounds.append((d, e, x, x / ideal))
+        print(f"round {number + 1}: decode {d:.0f}, encode {e:.0f}, extraction {x:.0f} frames/s, ratio {x / ideal:.3f}")
+    middle = [statistics.median(column) for column in zip(*rounds, strict=True)]
+    print(f"median: decode {middle[0]:.0f}, encode {middle[1]:.0f}, extraction {middle[2]:.0f}, ratio {middle[3]:.3f}")
+
+
+def memory(n_videos: int) -> None:
+    """Resident memory of this process and its children while many tiny videos are extracted."""
+    folder = Path(tempfile.mkdtemp(prefix="vad-memory-"))
+    try:
+        first = _tiny(folder)
+        videos = tuple(Video(f"v{i:05d}", _copy(first, folder / f"v{i:05d}.mp4"), "train", ()) for i in range(n_videos))
+        watch = Watch(every=max(1, n_videos // 10))
+        request = extract.ExtractRequest(
+            Folder("tiny", videos), (folder / "cache",), ("effnet:lite0", "motion"), sampling=Sampling(8, 8)
+        )
+        result = extract.run(request, progress=watch)
+        own, all_ = zip(*watch.samples, strict=True)
+        print(f"{n_videos} videos, {result.n_frames} frames; failures: {len(result.failures)}")
+        print("MB of this process:    ", " ".join(f"{value:.0f}" for value in own))
+        print("MB with its children:  ", " ".join(f"{value:.0f}" for value in all_))
+        print(f"growth of this process after the first tenth: {own[-1] - own[0]:.1f} MB")
+    finally:
+        shutil.rmtree(folder)
+
+
+class Watch(Silent):
+    """A progress sink that samples memory."""
+
+    def __init__(self, every: int) -> None:
+        self.every, self.count = every, 0
+        self.samples: list[tuple[float, float]] = []
+
+    def advance(self, count: int = 1) -> None:
+        self.count += count
+        if self.count % self.every == 0:
+            me = psutil.Process()
+            own = me.memory_info().rss
+            self.samples.append(
+                (own / 2**20, (own + sum(_rss(child) for child in me.children(recursive=True))) / 2**20)
+            )
+
+
+def _rss(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss)
+    except psutil.NoSuchProcess:
+        return 0
+
+
+def _streams(encoders: str, sampling: Sampling, crops: str, device: str) -> list[Stream]:
+    streams = []
+    for choice in choose_encoders([encoders]):
+        choice.encoder.load(device, "float32")
+        names = CROPS[crops] if choice.encoder.preprocess.crop_px else ("center",)
+        streams.append(Stream(choice.encoder, names, choice.encoder.positions(sampling.clip_len), device))
+    return streams
+
+
+def _hold(jobs: Sequence[DecodeJob], workers: int) -> tuple[list[np.ndarray], list[int]]:
+    held: list[np.ndarray] = []
+    lengths: list[int] = []
+    for event in _decode(jobs, workers):
+        if isinstance(event, VideoDone):
+            lengths.append(event.n_frames)
+        elif isinstance(event, ClipBatch) and sum(clips.nbytes for clips in held) < HELD_MB * 2**20:
+            held.append(event.clips.copy())
+    return held, lengths
+
+
+def _decode(jobs: Sequence[DecodeJob], workers: int) -> Iterator[object]:
+    with DecodePool(workers) as pool:
+        yield from pool.run(jobs)
+
+
+def _encode_rate(
+    streams: Sequence[Stream], held: Sequence[np.ndarray], positions: Sequence[int], sampling: Sampling, device: str
+) -> float:
+    threads = encode_threads(device)
+    video = Video("held", Path("held"), "train", ())
+
+    def work() -> None:
+        nowhere = cast(Writer, Nowhere())
+        split = 1 if device == "cpu" and threads > 1 else threads
+        with torch_threads(split), Engine(dict(enumerate(streams)), nowhere, threads=threads) as engine:
+            for clips in held:
+                engine.submit(Ticket(video, tuple(range(len(streams)))), 0, clips, positions)
+            engine.flush()
+
+    n_frames = sum(len(clips) for clips in held) * sampling.stride
+    return n_frames / _timed(work)
+
+
+def _extract(dataset: Folder, options: argparse.Namespace, sampling: Sampling, device: str, workers: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="vad-bench-") as cache:
+        request = extract.ExtractRequest(
+            dataset, (Path(cache),), (options.encoder,), crops=options.crops, sampling=sampling, device=device,
+            workers=workers,
+        )  # fmt: skip
+        extract.run(request).raise_for_failures()
+
+
+def _timed(work: object) -> float:
+    started = time.monotonic()
+    work()  # type: ignore[operator]
+    return time.monotonic() - started
+
+
+def _tiny(folder: Path) -> Path:
+    noise = np.random.default_rng(0)
+    frames = [noise.integers(0, 255, (48, 64, 3), dtype=np.uint8) for _ in range(17)]
+    return write_video(folder / "tiny.mp4", frames, fps=25).path
+
+
+def _copy(source: Path, target: Path) -> Path:
+    return Path(shutil.copyfile(source, target))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path())
+    parser.add_argument("--encoder", default="effnet:lite0+motion")
+    parser.add_argument("--crops", choices=tuple(CROPS), default="center")
+    parser.add_argument("--clip-len", type=int, default=8)
+    parser.add_argument("--stride", type=int)
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--repeat", type=int, default=1, help="read the list so many times over")
+    parser.add_argument("--limit", type=int, help="only the first so many videos")
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--videos", type=int, default=1000)
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -57,6 +57,9 @@ class Evaluated:
     def warnings(self) -> list[str]:
         """Sentences that a user must see, in the order of importance."""
         told = list(self.provided.warnings) + _total_warnings(self) + list(self.block.warnings)
+        lost = sum(truth.lost for truth in self.gathered.truths)
+        if lost:
+            told.append(f"{lost} events begin past the end of the scores and are lost")
         if self.coverage.missing:
             told.insert(0, f"{len(self.coverage.missing)} videos have no scores and were left out")
         if self.model.get("selection") == "best-on-test":
@@ -217,6 +220,7 @@ def _ground_truth(done: Evaluated) -> dict[str, Any]:
         "positives": int(sum(int(truth.labels.sum()) for truth in truths)),
         "events": sum(len(truth.events) for truth in truths),
         "clamped_events": sum(truth.clamped for truth in truths),
+        "lost_events": sum(truth.lost for truth in truths),
         "missing": list(done.coverage.missing),
         "extra": list(done.coverage.extra),
         "known_totals": _totals(done),

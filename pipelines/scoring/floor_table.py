@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,19 +25,26 @@ RANDOM_SD = "random_sd"
 
 
 def floor_table(
-    dataset: Dataset, split: str, part: Part, *, protocol: Protocol, metrics: Sequence[str], roots: Roots
+    dataset: Dataset,
+    split: str,
+    part: Part,
+    *,
+    protocol: Protocol,
+    metrics: Sequence[str],
+    roots: Roots,
+    lengths: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Floor -> metric -> value (fractions of 1), with the counts and the truth they hold for.
 
     `motion` (the median frame difference of a clip, index 0 of the encoder `motion`) is added where its features are
-    in the cache.
+    in the cache. `lengths` stand in for videos whose length is known from nowhere else.
 
     Raises:
         MissingArtifactError: a video's length is known from nowhere; the hint has the command.
     """
     videos = dataset.videos(split, part)
     stores = find_stores(roots.features, dataset.name)
-    blank = _constant(dataset, videos, stores)
+    blank = _constant(dataset, videos, stores, lengths or {})
     data, gathered = to_data(blank, videos, dataset, protocol=protocol)
     block = floors_alone(data, metrics, protocol.options())
     found: dict[str, dict[str, float | None]] = {}
@@ -63,7 +70,9 @@ def floor_table(
     }
 
 
-def _constant(dataset: Dataset, videos: Sequence[Video], stores: Sequence[FeatureStore]) -> Provided:
+def _constant(
+    dataset: Dataset, videos: Sequence[Video], stores: Sequence[FeatureStore], lengths: Mapping[str, int]
+) -> Provided:
     held = {store.folder: store.videos() for store in stores}
     scores: dict[str, Scores] = {}
     fps: dict[str, float | None] = {}
@@ -71,10 +80,12 @@ def _constant(dataset: Dataset, videos: Sequence[Video], stores: Sequence[Featur
     for video in videos:
         store = next((s for s in stores if video.id in held[s.folder]), None)
         known = known_length(video, store, None)
+        if known is None and video.id in lengths:
+            known = lengths[video.id], "given", video.fps
         if known is None:
             raise MissingArtifactError(
                 f"the length of video {video.id!r} is known from nowhere: no features, no published length, no file",
-                hint=f"vad extract {dataset.name}",
+                hint=f"vad extract {dataset.name}, or --lengths FILE (video, frames)",
             )
         n_frames, source, fps[video.id] = known
         sources[source] = sources.get(source, 0) + 1
@@ -85,7 +96,9 @@ def _constant(dataset: Dataset, videos: Sequence[Video], stores: Sequence[Featur
             n_frames,
             n_frames,
         )
-    return Provided(scores=scores, fps=fps, length_source=sources, classes=None, facts={})
+    return Provided(
+        scores=scores, fps=fps, length_source=sources, classes=None, facts={}, approximate=frozenset(lengths)
+    )
 
 
 def _motion(videos: Sequence[Video], stores: Sequence[FeatureStore]) -> Provided | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -71,8 +71,11 @@ def gather(
     *,
     protocol: Protocol,
     fps: Mapping[str, float | None],
+    approximate: Container[str] = (),
 ) -> Gathered:
     """Expand each video's scores to frames and build its truth of the same length; videos without scores are left out.
+
+    `approximate` videos have a length made of clips: an event that begins past it is lost and counted, no error.
 
     Raises:
         VerificationError: NaN (the video and its first frame are named), or lengths that disagree.
@@ -84,7 +87,10 @@ def gather(
         clean, count = without_nan(scores[video.id], protocol.nan)
         replaced += count
         frames.append(expand(clean, how=protocol.expand, crop=protocol.crops, tail=protocol.tail))
-        truths.append(dataset.truth(video, clean.n_frames, gt=protocol.gt, fps=fps.get(video.id)))
+        cut_short = protocol.tail == "truncate" or video.id in approximate
+        past_end: Literal["drop", "error"] = "drop" if cut_short else "error"
+        rate = fps.get(video.id)
+        truths.append(dataset.truth(video, clean.n_frames, gt=protocol.gt, fps=rate, past_end=past_end))
         kept.append(video)
     return Gathered(tuple(kept), tuple(frames), tuple(truths), replaced)
 
@@ -187,7 +193,7 @@ def to_data(
     from pipelines.scoring.block import EvalData
 
     scores, classes = _with_classes(provided, dataset.classes, class_map)
-    gathered = gather(scores, videos, dataset, protocol=protocol, fps=provided.fps)
+    gathered = gather(scores, videos, dataset, protocol=protocol, fps=provided.fps, approximate=provided.approximate)
     data = EvalData(
         frames=gathered.frames,
         truths=gathered.truths,

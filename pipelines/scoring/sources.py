@@ -30,7 +30,8 @@ class Provided:
     """Scores by the dataset's video id, and what is known of the videos beside them.
 
     `length_source` counts videos by where their length came from; `classes` names the class columns, None where the
-    scores have none or do not name them; `facts` goes into metrics.json under "scores".
+    scores have none or do not name them; `facts` goes into metrics.json under "scores"; `approximate` videos have a
+    length made of clips or rows.
     """
 
     scores: Mapping[str, Scores]
@@ -38,6 +39,7 @@ class Provided:
     length_source: Mapping[str, int]
     classes: tuple[str, ...] | None
     facts: Mapping[str, Any]
+    approximate: frozenset[str] = frozenset()
     warnings: tuple[str, ...] = ()
 
 
@@ -123,8 +125,10 @@ class RunSource:
         else:
             scores = self._compute(wanted, places, progress)
         facts = [places[video][0].facts(video) for video in wanted]
+        loose = [video for video, fact in zip(wanted, facts, strict=True) if fact.extra.get("length") == "clips"]
         return Provided(
             scores=scores,
+            approximate=frozenset(loose),
             fps={video: fact.fps for video, fact in zip(wanted, facts, strict=True)},
             length_source=_counted("16n" if fact.extra.get("length") == "clips" else "features" for fact in facts),
             classes=tuple(self.artifact.recipe.get("classes", ())) or None,
@@ -242,6 +246,7 @@ class FileSource:
             scores=scores,
             fps=fps,
             length_source=_counted(sources),
+            approximate=frozenset(v.id for v, word in zip(wanted, sources, strict=True) if word == "rows"),
             classes=self._class_names(scores),
             facts={"file": str(self.file.source), "sha256": self.file.sha256, "unit": self.layout.unit}
             | _steps(scores),

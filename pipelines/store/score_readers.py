@@ -253,16 +253,36 @@ def _npy(path: Path) -> NDArray[Any]:
         ) from error
 
 
-def _lengths(path: Path, ids: list[str]) -> list[int]:
-    lines = [row for row in csv.reader(path.read_text(encoding="utf-8").splitlines()) if row]
+def read_lengths(path: Path) -> dict[str, int]:
+    """A csv of video and frames, with or without a header, as a mapping.
+
+    Raises:
+        VerificationError: not two columns, or text for a number.
+    """
+    lines = _csv_lines(path)
     try:
-        if len(lines[0]) == 1:
-            return [int(row[0]) for row in lines]
         body = lines if lines[0][1].strip().isdigit() else lines[1:]
-        by_id = {row[0].strip(): int(row[1]) for row in body}
+        return {row[0].strip(): int(row[1]) for row in body}
+    except (ValueError, IndexError) as error:
+        raise VerificationError(f"{path} is no csv of video, frames: {error}") from error
+
+
+def _lengths(path: Path, ids: list[str]) -> list[int]:
+    lines = _csv_lines(path)
+    try:
+        if lines and len(lines[0]) == 1:
+            return [int(row[0]) for row in lines]
+        by_id = read_lengths(path)
         return [by_id[video] for video in ids]
-    except (KeyError, ValueError, IndexError) as error:
+    except (KeyError, ValueError) as error:
         raise VerificationError(f"{path}: cannot find the row count of every video: {error}") from error
+
+
+def _csv_lines(path: Path) -> list[list[str]]:
+    try:
+        return [row for row in csv.reader(path.read_text(encoding="utf-8").splitlines()) if row]
+    except (OSError, UnicodeDecodeError) as error:
+        raise VerificationError(f"cannot read {path}: {error}") from error
 
 
 def _is_field(key: str) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from vadcli.commands.eval import Compat, DropFirst, DropLast, Gt, Metric, Minmax, Part, Smooth, Tail, words
@@ -33,6 +36,9 @@ def floors(
     drop_last: DropLast = 0,
     compat: Compat = None,
     tail: Tail = "hold",
+    lengths: Annotated[
+        Path | None, typer.Option("--lengths", metavar="FILE", help="csv of video, frames, where no list has them.")
+    ] = None,
     manifest: ManifestOption = None,
     cache_dir: CacheDirOption = None,
     runs_dir: RunsDirOption = None,
@@ -60,6 +66,8 @@ def floors(
         compat=compat,
         tail=tail,
     )
+    from pipelines.store.score_readers import read_lengths
+
     found = floor_table(
         chosen,
         split or chosen.default_split,
@@ -67,6 +75,7 @@ def floors(
         protocol=protocol,
         metrics=words(metric) or DEFAULT,
         roots=resolve_roots(cache_dir=cache_dir, runs_dir=runs_dir, manifest_cache_dir=manifests.cache_dir),
+        lengths=read_lengths(lengths) if lengths else None,
     )
     console.json(found)
     values = found["floors"]

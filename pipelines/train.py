@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pipelines import artifacts, catalog
 from pipelines.artifacts import Roots
 from pipelines.data import manifest as manifests
+from pipelines.data.holdout import holdout, refuse_leaks
 from pipelines.data.manifest import Dataset
 from pipelines.errors import MissingArtifactError, UsageError
 from pipelines.extraction.text import class_text, default_encoder
@@ -37,7 +38,7 @@ from pipelines.training.group import (
 from pipelines.training.inputs import JoinedFeatures
 from pipelines.training.loop import Precision, StopFlag, stop_flag
 from pipelines.training.member import MemberJob, train_member
-from pipelines.training.select import SelectionConfig, hold_out, refuse_leak
+from pipelines.training.select import SelectionConfig
 
 NO_PRESET = "none"
 
@@ -345,10 +346,9 @@ def _videos(
     elif selection.mode == "val":
         held = _present(dataset, dataset.videos(split, "val"), features, assumed)
         if held:
-            refuse_leak(train, held, what="val")
+            refuse_leaks(train, held, what="val")
         else:
-            is_abnormal = abnormal(train, dataset.classes).tolist()
-            train, held = hold_out(train, is_abnormal, share=selection.share)
+            train, held = holdout(train, selection.share, normal=dataset.normal)
             assumed.append(f"val: {len(held)} of the training videos, by groups ({dataset.name} lists no val part)")
     check_labels(train, dataset.classes, method_class(module), name=str(module.NAME))
     if method_class(module).supervision == "one-class":

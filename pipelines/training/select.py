@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pipelines.errors import UsageError, VerificationError
+from pipelines.errors import UsageError
 from pipelines.methods._base import Method, Shape
 from pipelines.recipe import Config
 from pipelines.records import Scores, Video, VideoTruth
@@ -130,59 +130,6 @@ def auc(scores: NDArray[np.floating], labels: NDArray[np.bool_]) -> float:
     ranks = rankdata(scores)
     positives, negatives = int(labels.sum()), int((~labels).sum())
     return float((ranks[labels].sum() - positives * (positives + 1) / 2) / (positives * negatives))
-
-
-def hold_out(
-    videos: Sequence[Video], abnormal: Sequence[bool], *, share: float, seed: int = 0
-) -> tuple[list[Video], list[Video]]:
-    """Split a training list into (train, val): whole groups move together, about `share` of each label.
-
-    A video without a group is a group of its own. The draw depends on ids, labels and `seed` alone, not on a run's seed.
-
-    Raises:
-        UsageError: groups are too few: one side would lack normal or abnormal videos.
-    """
-    label = {video.id: is_abnormal for video, is_abnormal in zip(videos, abnormal, strict=True)}
-    groups: dict[str, list[Video]] = {}
-    for video in sorted(videos, key=lambda v: v.id):
-        groups.setdefault(video.group or f"\0{video.id}", []).append(video)
-    order = np.random.default_rng(seed).permutation(sorted(groups))
-    wanted = {flag: max(1, round(share * sum(x == flag for x in abnormal))) for flag in (False, True)}
-    held: set[str] = set()
-    for name in order:
-        members = groups[str(name)]
-        lacking = any(
-            sum(label[v] == flag for v in held) < wanted[flag] and any(label[v.id] == flag for v in members)
-            for flag in wanted
-        )
-        if lacking and sum(len(groups[str(n)]) for n in order) - len(held) > len(members):
-            held |= {video.id for video in members}
-    train = [video for video in videos if video.id not in held]
-    val = [video for video in videos if video.id in held]
-    for side, part in (("training", train), ("val", val)):
-        if len({label[video.id] for video in part}) < 2:
-            raise UsageError(
-                f"{len(groups)} groups in {len(videos)} training videos cannot be shared out: the {side} side would lack "
-                "normal or abnormal videos",
-                hint="--selection last, or list a val part in the manifest",
-            )
-    return train, val
-
-
-def refuse_leak(train: Iterable[Video], held_out: Iterable[Video], *, what: str) -> None:
-    """Raise when a group (one source's videos) stands on both sides.
-
-    Raises:
-        VerificationError: names a group and a video of each side.
-    """
-    sides = {video.group: video.id for video in train if video.group}
-    for video in held_out:
-        if video.group in sides:
-            raise VerificationError(
-                f"group {video.group!r} is in the training list ({sides[video.group]}) and in the {what} list "
-                f"({video.id}): a choice made there would leak",
-                hint="vad data check DATASET; --selection last needs no held-out videos",
-            )
 
 
 def learn_thresholds(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,7 @@ def test_window_and_full_keep_every_clip(length):
 def test_bins_agree_with_a_slow_mean_of_each_bin():
     x = np.random.default_rng(0).normal(size=(37, 2, 3)).astype(np.float32)
     edges = np.linspace(0, 37, 9).astype(int)
-    slow = np.stack([x[a:b].mean(0) if b > a else x[a] for a, b in zip(edges[:-1], edges[1:], strict=True)])
+    slow = np.stack([x[a:b].mean(0) if b > a else x[a] for a, b in pairwise(edges)])
     np.testing.assert_allclose(bin_means(x, 8), slow, rtol=1e-5, atol=1e-6)
 
 

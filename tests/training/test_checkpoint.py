@@ -137,7 +137,7 @@ def test_an_artefact_of_another_kind_is_no_run(tmp_path):
 
 
 def test_features_of_another_recipe_are_refused_with_what_differs(trained, tmp_path):
-    place, folder = trained
+    _, folder = trained
     rng = np.random.default_rng(0)
     other = [toy.write_store(tmp_path, name, {"v": rng.normal(size=(5, 2, 16))}, stride=8) for name in ("aa", "bb")]
     with pytest.raises(UsageError, match=r"clip_len: 4 / 8.*stride: 4 / 8"):
@@ -153,7 +153,7 @@ def test_one_stream_for_a_run_of_two_is_refused(trained):
 def test_arrays_that_do_not_fit_name_the_video(trained):
     place, folder = trained
     loaded = load_run(folder)
-    aa, bb = stores(place, "aa", "bb")
+    aa = stores(place, "aa")[0]
     facts, x = aa.facts("test_00"), aa.read("test_00")
     with pytest.raises(UsageError, match="needs the streams bb"):
         score_features(loaded, {"aa": x}, facts, video_id="test_00")
@@ -161,7 +161,7 @@ def test_arrays_that_do_not_fit_name_the_video(trained):
         score_features(loaded, {"aa": x, "bb": x[:-1]}, facts, video_id="test_00")
     torn = np.array(x)
     torn[0] = np.nan
-    with pytest.raises(VerificationError, match="'test_00'.*NaN.*stream bb"):
+    with pytest.raises(VerificationError, match=r"'test_00'.*NaN.*stream bb"):
         score_features(loaded, {"aa": x, "bb": torn}, facts, video_id="test_00")
 
 

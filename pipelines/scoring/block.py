@@ -13,7 +13,7 @@ from pipelines.metrics import detection
 from pipelines.metrics._base import Detections, MetricInput, MetricOptions, UndefinedMetricError
 from pipelines.scoring import bootstrap, breakdown
 from pipelines.scoring.expand import FrameScores
-from pipelines.scoring.floors import floors
+from pipelines.scoring.floors import floors, map_floors
 from pipelines.scoring.measures import FLOORED, definition, detect, measure, metric_names, names_of
 from pipelines.scoring.paired import compare_scores
 from pipelines.scoring.prepare import EvalData, EvalOptions, Prepared, prepare
@@ -30,6 +30,9 @@ __all__ = [
     "measure",
     "metric_names",
 ]
+
+
+MAP_FLOOR_SEEDS = 3  # random class scores vary little, and each seed costs a whole detection
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,9 @@ def evaluate_scores(data: EvalData, metrics: Sequence[str], options: EvalOptions
     below = _floors(ready, [n for n in names if found[n].get("value") is not None], options)
     for name, values in below.items():
         found[name]["floor"] = values
+    for protocol in results if options.floors == "all" else ():
+        seeds = min(options.floor_seeds, MAP_FLOOR_SEEDS)
+        found["map-iou"][protocol]["floor"] = map_floors(ready.data, protocol, ready.options, seeds=seeds)
     return EvalBlock(
         metrics=found,
         floors=below,

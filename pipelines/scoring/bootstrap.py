@@ -52,23 +52,29 @@ class Ranking:
 
     def counts(self, weights: Ints) -> tuple[Floats, Floats, Floats, Floats]:
         """Per positive group: its weight, positives up to it, negatives above it, negatives up to it."""
-        negatives = np.concatenate([[0], np.cumsum(weights[self.negative_video] * self.negative_count)])
-        group = np.add.reduceat(weights[self.positive_video] * self.positive_count, self.group_start).astype(np.float64)
+        negatives, group = self._negatives(weights), self._groups(weights)
         return group, np.cumsum(group), negatives[self.above] * 1.0, negatives[self.at_or_above] * 1.0
-
-    def total_negatives(self, weights: Ints) -> float:
-        """Number of negative frames under the weights."""
-        return float((weights[self.negative_video] * self.negative_count).sum())
 
     def auc(self, weights: Ints) -> float:
         """ROC-AUC with every video counted `weights` (V,) times; NaN on single-class labels."""
-        negatives = np.concatenate([[0], np.cumsum(weights[self.negative_video] * self.negative_count)])
-        group = np.add.reduceat(weights[self.positive_video] * self.positive_count, self.group_start).astype(np.float64)
+        negatives, group = self._negatives(weights), self._groups(weights)
         total, positives = float(negatives[-1]), float(group.sum())
         if not total or not positives:
             return float("nan")
         middle = (negatives[self.above] + negatives[self.at_or_above]) / 2.0
         return float(1.0 - (group @ middle) / (positives * total))
+
+    def _negatives(self, weights: Ints) -> Ints:
+        """Running number of negative frames, with 0 in front."""
+        running = np.zeros(len(self.negative_video) + 1, dtype=np.int64)
+        np.take(weights, self.negative_video, out=running[1:])
+        np.multiply(running[1:], self.negative_count, out=running[1:])
+        return np.cumsum(running, out=running)
+
+    def _groups(self, weights: Ints) -> Floats:
+        """Number of positive frames in each group."""
+        counted = weights[self.positive_video] * self.positive_count
+        return np.asarray(np.add.reduceat(counted, self.group_start), dtype=np.float64)
 
     def ap_step(self, weights: Ints) -> float:
         """Average precision by steps, weighted like `auc`."""

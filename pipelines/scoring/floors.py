@@ -9,8 +9,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.metrics import detection
 from pipelines.metrics._base import MetricInput, MetricOptions, UndefinedMetricError
-from pipelines.scoring.presets import PostProcess
+from pipelines.scoring.presets import SNIPPET, PostProcess
 
 Floats = NDArray[np.float64]
 FLOORS = ("constant", "random", "centre", "length", "video-oracle", "oracle-centre")
@@ -83,6 +84,26 @@ def floors(
             if name == "random":
                 found[metric]["random_sd"] = float(np.std(defined)) if defined else None
     return found
+
+
+def random_classes(data: MetricInput, *, seed: int = 0) -> MetricInput:
+    """`data` with uniform noise as class scores, one row a snippet of 16 frames, each row summing to 1."""
+    tables = []
+    for video, n_frames in zip(data.video_ids, data.lengths, strict=True):
+        generator = np.random.default_rng([seed, zlib.crc32(video.encode())])
+        noise = generator.random((-(-int(n_frames) // SNIPPET), len(data.classes)))
+        table = (noise / noise.sum(axis=1, keepdims=True)).astype(np.float32)
+        tables.append(np.repeat(table, SNIPPET, axis=0)[:n_frames])
+    return replace(data, class_scores=tuple(tables), segments=None)
+
+
+def map_floors(data: MetricInput, protocol: str, options: MetricOptions, *, seeds: int) -> FloorValues:
+    """The average mAP of random class scores under a protocol: `random` and `random_sd` over seeds."""
+    values = []
+    for seed in range(seeds):
+        given = random_classes(data, seed=seed)
+        values.append(detection.evaluate(given, protocol, tious=options.tious, videos=options.detection_videos).average)
+    return {"random": float(np.mean(values)), "random_sd": float(np.std(values))}
 
 
 def _value(measure: Measurer, metric: str, data: MetricInput, options: MetricOptions) -> float | None:

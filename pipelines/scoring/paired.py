@@ -71,6 +71,7 @@ def _in_order_of(first: EvalData, second: EvalData) -> EvalData:
         second.kind,
         [second.cameras[i] for i in order] if second.cameras else (),
         [second.fps[i] for i in order] if second.fps else (),
+        annotated=[second.annotated[i] for i in order] if second.annotated else (),
         segments=segments,
     )
 

@@ -30,6 +30,8 @@ class EvalData:
         kind: "weak" or "one-class"; decides what `all` means.
         cameras, fps: per video, or () where unknown.
         areas: per video, per event (in the order of `truth.events`): mean share of the picture it fills; or ().
+        annotated: per video its events before they were cut at its end, for detection (`vadclip` never clips its truth;
+            it matters where lengths come from features); the truths' events without it.
         segments: ready detections in place of proposals.
         pixel_scores, pixel_masks, tracks, boxes: see `MetricInput`.
     """
@@ -42,6 +44,7 @@ class EvalData:
     cameras: Sequence[str | None] = ()
     fps: Sequence[float | None] = ()
     areas: Sequence[Sequence[float]] = ()
+    annotated: Sequence[tuple[Event, ...]] = ()
     segments: Detections | None = None
     pixel_scores: Sequence[NDArray[np.float32]] | None = None
     pixel_masks: Sequence[NDArray[np.bool_]] | None = None
@@ -126,7 +129,7 @@ def prepare(data: EvalData, options: EvalOptions) -> Prepared:
         scores=tuple(scores),
         labels=labels,
         abnormal=abnormal,
-        events=tuple(_shifted(t.events, process.drop_first) for t in data.truths),
+        events=tuple(_shifted(e, process.drop_first) for e in data.annotated or [t.events for t in data.truths]),
         classes=data.classes,
         class_scores=classes,
         fps=tuple(data.fps),

@@ -47,6 +47,7 @@ def test_all_is_json_with_value_interval_floor_and_definition():
     protocol = block.metrics["map-iou"]["abnormal-only"]
     assert (protocol["0.5"], protocol["avg"], protocol["definition"]) == (1.0, 1.0, "map_iou:abnormal-only")
     assert protocol["ci"] == [1.0, 1.0]
+    assert 0 <= protocol["floor"]["random"] < 0.9
     assert block.metrics["operating"]["hit_rate"] == 1.0
 
 
@@ -206,3 +207,15 @@ def test_floors_close_to_the_result_are_flagged():
     noise = {v: rng.random(40) for v in labels}
     block = evaluate_scores(evaluation(labels, noise), ["auc"], replace(QUICK, rounds=200))
     assert any("auc" in w and "'constant'" in w for w in block.warnings)
+
+
+def test_annotated_events_reach_vadclip_uncut():
+    labels = np.arange(32) >= 16
+    table = np.stack([1.0 - labels, labels + 0.0], axis=1).astype(np.float32)
+    data = evaluation({"a": labels}, {"a": labels + 0.0}, class_scores={"a": table})
+    uncut = replace(data, annotated=[(Event(16, 64, "abnormal"),)])
+    options = replace(QUICK, tious=(0.3, 0.5))
+    one, other = (evaluate_scores(d, ["map-iou"], options).metrics["map-iou"] for d in (data, uncut))
+    assert one["vadclip"]["per_class"]["abnormal"]["0.5"] == 1.0
+    assert other["vadclip"]["per_class"]["abnormal"] == {"0.3": 1.0, "0.5": 0.0, "avg": 0.5}  # IoU 16/48
+    assert (other["abnormal-only"]["0.5"], other["abnormal-only"]["clipped"]) == (1.0, 1)

@@ -68,7 +68,7 @@ def by_rule(start: int, end: int, rule: Rule) -> tuple[int, int]:
 def read(
     spec: Reader, folders: Sequence[Path], *, published: bool, order: Mapping[str, int] | None = None
 ) -> Annotations | None:
-    """The annotations that `spec` names, or None where its files do not exist or a csv has only its header.
+    """The annotations that `spec` names, or None where its files do not exist.
 
     Args:
         spec: the reader of a manifest entry.
@@ -89,8 +89,7 @@ def read(
         "csv": lambda: read_csv(files[0], rule=spec.rule, unit=spec.unit, columns=spec.columns, name=name),
     }
     if spec.reader in readers:
-        found = readers[spec.reader]()
-        return found if found.intervals or spec.reader != "csv" else None
+        return readers[spec.reader]()
     from pipelines.data import masks
 
     arrays: dict[str, Callable[[], Annotations | None]] = {

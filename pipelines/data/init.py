@@ -87,7 +87,7 @@ def init(
         )
     home = _home(folder, target, dataset)
     classes = guess_classes([item.label for item in found], normal)
-    if any(item.label for item in found) and not normal and not _NORMAL.match(classes[0]):
+    if any(item.label for item in found) and not normal and classes[0] not in {item.label for item in found}:
         notes = [*notes, "no folder looks like the normal class: say which with --normal NAME, or edit `classes`"]
     written = write_entry(target, dataset, entry_text(dataset, folder, target, home, media, classes))
     kept, added, gone = merge_csv(home / "videos.csv", found, folder)
@@ -193,16 +193,11 @@ def _inserted(before: str, text: str) -> str:
     if found is None:
         return before.rstrip("\n") + "\ndatasets:\n" + _indented(text, 2)
     key, value = found
-    if not isinstance(value, yaml.MappingNode) or value.flow_style or not value.value:
-        if isinstance(value, yaml.MappingNode) and value.value:
-            raise UsageError("its `datasets` are written in braces", hint="write them one a line")
-        lines[key.start_mark.line] = "datasets:"
-        return (
-            "\n".join(
-                [*lines[: key.start_mark.line + 1], _indented(text, 2).rstrip("\n"), *lines[key.start_mark.line + 1 :]]
-            )
-            + "\n"
-        )
+    if isinstance(value, yaml.ScalarNode) or (isinstance(value, yaml.MappingNode) and not value.value):
+        line = key.start_mark.line
+        return "\n".join([*lines[:line], "datasets:", _indented(text, 2).rstrip("\n"), *lines[line + 1 :]]) + "\n"
+    if not isinstance(value, yaml.MappingNode) or value.flow_style:
+        raise UsageError("its `datasets` is not a block of entries, one key a line")
     following = [other.start_mark.line for other, _ in pairs if other.start_mark.line > key.start_mark.line]
     end = min(following, default=len(lines))
     while end > 0 and (

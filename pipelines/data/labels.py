@@ -54,25 +54,30 @@ def load(dataset: Dataset, name: str) -> TruthFile:
     """
     truth = dataset.entry.truths[name]
     temporal = [reader for reader in truth.events if reader.reader != "video-label"]
-    try:
-        events = _first(dataset, temporal)
-    except MissingArtifactError:
-        if len(temporal) == len(truth.events):
-            raise
+    found = _first(dataset, temporal)
+    if len(temporal) < len(truth.events) and (found is None or not found.intervals):
         return TruthFile(name, Annotations({}), whole=True)
-    labels = _first(dataset, truth.labels) if truth.labels else None
-    return TruthFile(name, events, labels)
+    labels = _first(dataset, truth.labels)
+    if found is None or (truth.labels and labels is None):
+        raise _not_there(dataset, temporal if found is None else truth.labels)
+    return TruthFile(name, found, labels)
 
 
-def _first(dataset: Dataset, readers: Sequence[Reader]) -> Annotations:
-    published = dataset.entry.ids == "published"
+def _first(dataset: Dataset, readers: Sequence[Reader]) -> Annotations | None:
+    """The first alternative whose files are there and say something, else the first that is there."""
+    there: Annotations | None = None
     for reader in readers:
         order = dataset.flat_order() if reader.reader == "flat-labels" else None
-        found = read(reader, dataset.folders(), published=published, order=order)
-        if found is not None:
+        found = read(reader, dataset.folders(), published=dataset.entry.ids == "published", order=order)
+        if found is not None and found.intervals:
             return found
-    wanted = ", ".join(reader.file for reader in readers)
-    raise MissingArtifactError(
+        there = there or found
+    return there
+
+
+def _not_there(dataset: Dataset, readers: Sequence[Reader]) -> MissingArtifactError:
+    wanted = ", ".join(dict.fromkeys(reader.file for reader in readers))
+    return MissingArtifactError(
         f"{dataset.name}: no annotations in {' or '.join(map(str, dataset.folders()))} (looked for {wanted})",
         hint=f"`vad data show {dataset.name}` says where they come from",
     )

@@ -51,7 +51,7 @@ class DecodeJob:
 
     def to_json(self) -> dict[str, Any]:
         """The job as JSON types."""
-        return {**asdict(self), "path": str(self.path)}
+        return {**asdict(self), "path": str(self.path), "positions": [int(position) for position in self.positions]}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> DecodeJob:

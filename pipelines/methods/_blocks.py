@@ -88,6 +88,24 @@ class Attention(nn.Module):
         return self.out_proj(y.transpose(1, 2).reshape(b, s + pad, d)[:, :s])  # type: ignore[no-any-return]
 
 
+class CrossAttention(nn.Module):
+    """Multi-head cross attention of one query set on another, with the parameters of self-attention."""
+
+    def __init__(self, width: int, heads: int = 4) -> None:
+        super().__init__()
+        self.inner = Attention(width, heads)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """query (B, Q, d), key and value (B, S, d), mask (B, S) -> (B, Q, d)."""
+        d, heads = query.shape[-1], self.inner.heads
+        weight, bias = self.inner.in_proj_weight.chunk(3), self.inner.in_proj_bias.chunk(3)
+        q, k, v = (F.linear(t, w, b) for t, w, b in zip((query, key, value), weight, bias, strict=True))
+        q, k, v = (t.reshape(*t.shape[:2], heads, d // heads).transpose(1, 2) for t in (q, k, v))
+        keys = None if mask is None else mask[:, None, None, :]
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=keys)
+        return self.inner.out_proj(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
 class ResidualBlock(nn.Module):
     """Pre-LN transformer block: attention, then width -> 4 width -> width, dropout on both branches."""
 

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -312,16 +312,16 @@ def _frames_problems(store: FramesStore, video_id: str, facts: VideoFacts) -> It
 # ---- garbage ---------------------------------------------------------------------------------------------------
 
 
-def garbage(root: Path, *, used_ids: Mapping[str, str], runs: Path) -> list[Garbage]:
+def garbage(root: Path, *, named: Collection[tuple[str, str]], runs: Path) -> list[Garbage]:
     """What of the cache `root` neither a run below `runs` nor a manifest entry uses, and leftovers of dead writers.
 
-    `used_ids` are the ids that manifest entries ask for by default, each with the entry's name.
+    `named` are (dataset, id) of the features that manifest entries ask for; an id says nothing of its dataset.
     """
-    needed = set(used_ids) | _ids_of_runs(runs)
+    of_runs = _ids_of_runs(runs)
     found = [
         Garbage(row.folder, size_bytes(row.folder), "no run and no manifest entry uses it")
         for row in rows([root])
-        if row.artifact.id not in needed
+        if row.artifact.id not in of_runs and (row.dataset, row.artifact.id) not in named
     ]
     listed = {item.path for item in found}
     for row in rows([root]):

@@ -180,7 +180,9 @@ def test_garbage_spares_what_runs_and_manifest_use(tmp_path: Path) -> None:
     used, named, idle = (make(tmp_path / "c", number=n) for n in (1, 2, 3))
     run = artifacts.make("run", "9" * 64, {}, inputs={"features:fake:one": used.artifact.id})
     artifacts.write(tmp_path / "runs" / "set" / "m" / "x" / "seed-0", run)
-    found = garbage(tmp_path / "c", used_ids={named.artifact.id: "set"}, runs=tmp_path / "runs")
+    found = garbage(
+        tmp_path / "c", named={("set", named.artifact.id), ("other", idle.artifact.id)}, runs=tmp_path / "runs"
+    )
     assert [item.path for item in found] == [idle.folder] and found[0].n_bytes > 0
 
 
@@ -190,7 +192,7 @@ def test_leftovers_of_dead_writers_are_garbage(tmp_path: Path) -> None:
     dead.mkdir()
     (store.folder / "broken" / "x").mkdir(parents=True)
     store.new_staging()  # of a living process
-    found = garbage(tmp_path / "c", used_ids={store.artifact.id: "set"}, runs=tmp_path / "none")
+    found = garbage(tmp_path / "c", named={("set", store.artifact.id)}, runs=tmp_path / "none")
     assert {item.path for item in found} == {dead, store.folder / "broken" / "x"}
 
 

@@ -139,7 +139,7 @@ def gc(
 
     console = Console.of(ctx, json=as_json)
     roots, listed = _places(cache_dir, manifest, runs_dir)
-    found = maintenance.garbage(roots.cache, used_ids=_manifest_ids(listed), runs=roots.runs)
+    found = maintenance.garbage(roots.cache, named=_manifest_features(listed), runs=roots.runs)
     total = sum(item.n_bytes for item in found)
     rows = [{"path": item.path, "bytes": item.n_bytes, "why": item.why} for item in found]
     console.json({"cache": roots.cache, "runs": roots.runs, "bytes": total, "deleted": yes, "unused": rows})
@@ -284,18 +284,19 @@ def _places(cache_dir: str | None, manifest: Path | None, runs_dir: Path | None 
     return roots, listed
 
 
-def _manifest_ids(listed: Manifest) -> dict[str, str]:
-    """Ids of the features that manifest entries name, each with the entry's name."""
+def _manifest_features(listed: Manifest) -> set[tuple[str, str]]:
+    """(dataset, id) of the features that manifest entries name, with any crops."""
     from pipelines.extraction.plan import Sampling, choose_encoders, features_id, make_recipe
     from pipelines.video.crops import CROPS
 
-    found: dict[str, str] = {}
+    found: set[tuple[str, str]] = set()
     for name in listed.names():
         entry = listed.dataset(name)
+        sampling = Sampling(entry.clip_len, entry.stride)
         for choice in choose_encoders([entry.encoder]):
-            sampling = Sampling(entry.clip_len, entry.stride)
-            for names in CROPS.values():
-                found[features_id(make_recipe(choice, sampling=sampling, crops=names))] = name
+            found |= {
+                (name, features_id(make_recipe(choice, sampling=sampling, crops=names))) for names in CROPS.values()
+            }
     return found
 
 

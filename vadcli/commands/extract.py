@@ -99,8 +99,8 @@ def extract(
     listed = load(manifest)
     chosen = _dataset(listed, dataset)
     roots = resolve_roots(cache_dir=cache_dir, manifest_cache_dir=listed.cache_dir)
-    length = clip_len or chosen.clip_len
-    step = stride or (clip_len if clip_len else chosen.stride)
+    length = chosen.clip_len if clip_len is None else clip_len
+    step = stride if stride is not None else chosen.stride if clip_len is None else clip_len
     request = stage.ExtractRequest(
         dataset=chosen,
         layers=roots.features,

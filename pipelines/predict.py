@@ -205,17 +205,17 @@ def _of_run(folder: Path, device: str) -> Scorer:
 
     loaded = load_run(folder, device=device)
     wanted = tuple(wanted_of(need.stream, FeaturesRecipe.model_validate(need.recipe)) for need in loaded.features)
-    quantile = loaded.thresholds.get(QUANTILE)
+    recorded = loaded.artifact.recorded
+    smooth, levels = next(iter(recorded.get("thresholds_smoothed", {}).items()), ("none", loaded.thresholds))
+    quantile = levels.get(QUANTILE)
     return Scorer(
         name=f"{loaded.method_name} ({folder})",
         wanted=wanted,
         score=lambda one: score_features(loaded, one.arrays, one.facts, video_id=one.video_id, device=device),
         classes=loaded.classes,
         threshold=quantile,
-        threshold_source="99 % of the scores on normal videos of the run's training list"
-        if quantile is not None
-        else "",
-        smooth=str(loaded.artifact.recorded.get("threshold_smooth", "none")),
+        threshold_source=f"99 % of the {recorded.get('thresholds_from', 'frame scores of normal videos')}",
+        smooth=smooth,
         facts=_facts_of(loaded),
     )
 

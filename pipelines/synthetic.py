@@ -1,9 +1,10 @@
 """Short videos of moving figures with known anomalies: what `vad demo` and tests run the whole chain on. [ours]
 
 Six anomaly classes in three groups of two that look alike, so that neither appearance nor motion alone is enough:
-running / dashing differ from walking, and from each other, by motion only (any single frame shows somebody walking);
+running / darting differ from walking, and from each other, by motion only (any single frame shows people walking);
 cyclist / cart move at a walker's pace and differ by appearance only; fire / smoke share shape and place and differ
-from each other by colour and flicker.
+from each other by colour and flicker. In every video gusts shake a tree, which moves more pixels than most events do:
+the amount of motion alone is a poor score.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pipelines.errors import UsageError
 from pipelines.progress import Progress, Silent
 from pipelines.records import Event
 
-GROUPS = (("running", "dashing"), ("cyclist", "cart"), ("fire", "smoke"))
+GROUPS = (("running", "darting"), ("cyclist", "cart"), ("fire", "smoke"))
 CLASSES = ("normal", *(name for group in GROUPS for name in group))
 PARTS = ("train", "val", "test")
 DATASET = "vad-demo"
@@ -84,8 +85,8 @@ def plan(*, videos: int = 60, seed: int = 0) -> list[Plan]:
 def frames(planned: Plan) -> Iterator[NDArray[np.uint8]]:
     """The frames of a planned video, (HEIGHT, WIDTH, 3) uint8 each; the same plan gives the same pixels."""
     rng = np.random.default_rng(planned.seed)
-    background = _background(rng)
-    walkers = [_Walker.random(rng) for _ in range(int(rng.integers(2, 6)))]
+    background, tree = _background(rng), _Tree.random(rng, planned.n_frames)
+    walkers = sorted((_Walker.random(rng) for _ in range(int(rng.integers(4, 8)))), key=lambda walker: walker.y)
     actors = [
         _Actor(planned.label, event, _Walker.random(rng), float(rng.uniform(70, 250))) for event in planned.events
     ]
@@ -94,13 +95,14 @@ def frames(planned: Plan) -> Iterator[NDArray[np.uint8]]:
     for frame in range(planned.n_frames):
         image = background.copy()
         draw = ImageDraw.Draw(image)
-        for walker in sorted(walkers, key=lambda w: w.y):
-            walker.draw(draw, frame / FPS)
+        for walker in walkers:
+            walker.draw(draw, frame, actors)
         for actor in actors:
             if actor.event.start_frames <= frame < actor.event.end_frames:
                 actor.draw(draw, frame - actor.event.start_frames, rng)
         light = 1 + drift * math.sin(phase + 2 * math.pi * frame / (6 * FPS))
         lit = np.asarray(image, dtype=np.float32) * light + grain[int(rng.integers(len(grain)))]
+        tree.shake(lit, frame, rng)
         yield lit.clip(0, 255).astype(np.uint8)
 
 
@@ -185,35 +187,61 @@ class _Walker:
             pause_s=float(rng.choice([0.0, 0.0, rng.uniform(1, 4)])),
         )
 
-    def draw(self, draw: ImageDraw.ImageDraw, time_s: float) -> None:
-        moved = max(0.0, time_s - self.pause_s)
-        x = _between_edges(self.x + self.speed * moved)
-        _figure(draw, self, x, self.y, swing=math.sin(self.phase + 7 * moved), lean=0.0)
+    def draw(self, draw: ImageDraw.ImageDraw, frame: int, actors: Sequence[_Actor]) -> None:
+        """Walk; during a `running` or `darting` event everybody runs straight on, or to and fro."""
+        moved = max(0.0, frame / FPS - self.pause_s)
+        x, cadence = self.x + self.speed * moved, 7 * moved
+        for actor in actors:
+            ran = min(max(frame - actor.event.start_frames, 0), len(actor)) / FPS
+            if actor.label == "running":
+                x += math.copysign(210, self.speed) * ran
+            elif actor.label == "darting" and frame < actor.event.end_frames:
+                x += 130 * _to_and_fro(ran / 1.1) * math.copysign(1, self.speed)
+            if actor.label in GROUPS[0]:
+                cadence += 8 * ran
+        _figure(draw, self, _between_edges(x), self.y, swing=math.sin(self.phase + cadence), lean=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tree:
+    """A patch of leaves above the ground that gusts shake for a few seconds, in every video."""
+
+    left: int
+    top: int
+    leaves: NDArray[np.float32]
+    gusts: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def random(cls, rng: np.random.Generator, n_frames: int) -> _Tree:
+        leaves = _coarse(rng, (int(rng.integers(40, 60)), int(rng.integers(60, 130))))
+        starts = rng.integers(0, n_frames, int(rng.integers(1, 4)))
+        gusts = tuple((int(start), int(start + rng.integers(2 * FPS, 5 * FPS))) for start in starts)
+        return cls(int(rng.integers(0, WIDTH - 130)), int(rng.integers(0, 20)), leaves, gusts)
+
+    def shake(self, pixels: NDArray[np.float32], frame: int, rng: np.random.Generator) -> None:
+        """Paint the leaves into (H, W, 3) float32 pixels; other ones in every frame of a gust."""
+        windy = any(start <= frame < end for start, end in self.gusts)
+        shown = _coarse(rng, self.leaves.shape) if windy else self.leaves
+        h, w = shown.shape
+        patch = pixels[self.top : self.top + h, self.left : self.left + w]
+        patch[:] = np.array([58, 88, 50], np.float32) + shown[..., None]
 
 
 @dataclass(frozen=True, slots=True)
 class _Actor:
-    """What happens during an event: drawn over the walkers, `step` frames after the event's start."""
+    """An event and who takes part: vehicles and plumes are drawn over the walkers, the motion classes move these."""
 
     label: str
     event: Event
     walker: _Walker
     x: float
 
+    def __len__(self) -> int:
+        return self.event.end_frames - self.event.start_frames
+
     def draw(self, draw: ImageDraw.ImageDraw, step: int, rng: np.random.Generator) -> None:
-        _DRAW[self.label](draw, self, step / FPS, rng)
-
-
-def _running(draw: ImageDraw.ImageDraw, actor: _Actor, time_s: float, rng: np.random.Generator) -> None:
-    walker = actor.walker
-    x = _between_edges(walker.x + math.copysign(150, walker.speed) * time_s)
-    _figure(draw, walker, x, walker.y, swing=math.sin(walker.phase + 16 * time_s), lean=0.0)
-
-
-def _dashing(draw: ImageDraw.ImageDraw, actor: _Actor, time_s: float, rng: np.random.Generator) -> None:
-    walker = actor.walker
-    turn = 2 * abs((time_s / 0.9 + walker.phase) % 1 - 0.5)  # a triangle wave: to and fro within 0.9 s
-    _figure(draw, walker, actor.x + 67 * (turn - 0.5), walker.y, swing=math.sin(walker.phase + 16 * time_s), lean=0.0)
+        if self.label in _DRAW:
+            _DRAW[self.label](draw, self, step / FPS, rng)
 
 
 def _cyclist(draw: ImageDraw.ImageDraw, actor: _Actor, time_s: float, rng: np.random.Generator) -> None:
@@ -227,7 +255,7 @@ def _cyclist(draw: ImageDraw.ImageDraw, actor: _Actor, time_s: float, rng: np.ra
 
 def _cart(draw: ImageDraw.ImageDraw, actor: _Actor, time_s: float, rng: np.random.Generator) -> None:
     walker = actor.walker
-    x, y, r = _between_edges(actor.x + walker.speed * 1.2 * time_s), walker.y, walker.size * 0.24
+    x, y, r = _between_edges(actor.x + walker.speed * 1.2 * time_s), walker.y, walker.size * 0.2
     draw.rectangle((x - 2.9 * r, y - 4.2 * r, x + 2.9 * r, y - r), fill=(225, 225, 215), outline=(40, 40, 40), width=2)
     draw.rectangle((x - 2.3 * r, y - 3.8 * r, x + 0.2 * r, y - 2.5 * r), fill=(70, 90, 110))
     for wheel in (x - 1.7 * r, x + 1.7 * r):
@@ -276,13 +304,23 @@ def _figure(draw: ImageDraw.ImageDraw, walker: _Walker, x: float, y: float, *, s
 
 _SKIN: tuple[Colour, ...] = ((236, 200, 176), (205, 160, 128), (150, 105, 78), (95, 66, 50))
 _DRAW = {
-    "running": _running,
-    "dashing": _dashing,
     "cyclist": _cyclist,
     "cart": _cart,
     "fire": _fire,
     "smoke": _smoke,
 }
+
+
+def _to_and_fro(turns: float) -> float:
+    """A triangle wave: 0 at whole turns, 1 half-way between them."""
+    return 1 - abs(2 * (turns % 1) - 1)
+
+
+def _coarse(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """(h, w) noise in blocks of five pixels, as leaves would be."""
+    h, w = shape
+    blocks = rng.normal(0, 26, (-(-h // 5), -(-w // 5))).astype(np.float32)
+    return blocks.repeat(5, axis=0).repeat(5, axis=1)[:h, :w]
 
 
 def _between_edges(x: float) -> float:

@@ -45,21 +45,21 @@ def _verb(name: str, panel: str, help: str, *, function: str = "") -> Verb:
 
 
 VERBS = (
-    _verb("demo", START, "Make small videos, extract, train and evaluate: the whole job in minutes, no download"),
-    _verb("predict", START, "Score your own video or folder: curve, events in seconds, csv and json"),
-    _verb("doctor", START, "Check versions, devices, decoders, weights and the cache's file system"),
-    _verb("extract", WORK, "Videos -> features, once per dataset (the same command finishes what is missing)"),
+    _verb("demo", START, "The whole job on videos that it draws itself; minutes, no download"),
+    _verb("predict", START, "Your own video or folder: curve, events in seconds, csv, json"),
+    _verb("doctor", START, "Check versions, devices, decoders, weights, the cache's disk"),
+    _verb("extract", WORK, "Videos -> features, once per dataset; does only what is missing"),
     _verb("train", WORK, "Features -> a run: weights, config, log"),
     _verb("eval", WORK, "A run -> scores, metrics with floors and intervals, curves", function="eval_"),
     _verb("run", WORK, "Extract, train and evaluate in one go, here or as batch jobs"),
-    _verb("status", LOOK, "What is done, failed and missing for a dataset"),
+    _verb("status", LOOK, "What is done, failed and missing"),
     _group("runs", LOOK, "List, show and compare runs; a table beside the papers' numbers"),
-    _verb("floors", LOOK, "What trivial scores reach on a split: constant, random, video label, motion"),
+    _verb("floors", LOOK, "What trivial scores reach: constant, random, video label, ..."),
     _verb("plot", LOOK, "Curves and pictures of a run"),
     _verb("report", LOOK, "One self-contained HTML page of an evaluation"),
     _verb("watch", LOOK, "Follow a running job"),
-    _group("data", STORE, "Datasets: list, show, check against the disk, init from your own folder"),
-    _group("cache", STORE, "Feature artefacts: list, show, verify, collect garbage, import"),
+    _group("data", STORE, "Datasets: list, show, check the disk, init from your own folder"),
+    _group("cache", STORE, "Features: list, show, verify, collect garbage, import"),
     _group("methods", STORE, "Methods: list and show"),
     _group("encoders", STORE, "Encoders: list and show"),
     _group("metrics", STORE, "Metrics: list and show"),
@@ -80,9 +80,11 @@ EXIT_CODES = (
 
 PITCH = "Video anomaly detection: extract features once, train, evaluate, and trace every number back to the frames."
 TOUR = (
-    ("vad demo", "the whole job on videos it makes itself"),
+    ("vad demo", "everything once, on videos it draws itself"),
     ("vad predict video.mp4", "a curve of your own video, no training needed"),
-    ("vad extract ucf-crime", "then: vad train --method mil-rank, vad eval --metric auc"),
+    ("vad extract ucf-crime", "the expensive part, once per dataset"),
+    ("vad train --method fine-vad", "learns from the stored features"),
+    ("vad eval --metric map-iou", "numbers with floors and intervals"),
 )
 
 
@@ -270,6 +272,6 @@ def _overview(ctx: Any, group: TyperGroup) -> str:
     records = (parameter.get_help_record(ctx) for parameter in group.get_params(ctx))
     sections.append(("Global options", [(record[0], record[1]) for record in records if record]))
     sections.append(("Exit codes", [(str(code), meaning) for code, meaning in EXIT_CODES]))
-    usage = "\n".join([PITCH, "", "Usage: vad [--debug] [--quiet] VERB ...      vad VERB --help says more", ""])
-    tour = "\n".join(f"  {command:<24}{what}" for command, what in TOUR)
+    usage = "\n".join([PITCH, "", "Usage: vad VERB ...                vad VERB --help says more", ""])
+    tour = "\n".join(f"  {command:<30}{what}" for command, what in TOUR)
     return f"{usage}\n{tour}\n\n" + console.panels([section for section in sections if section[1]])

@@ -272,13 +272,13 @@ def panels(sections: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> str:
     """Titled panels of (name, explanation) rows; plain indented lists where the terminal is narrow or has no lines."""
     columns = min(width(), MAX_WIDTH)
     boxed = columns >= NARROW and _can_encode("╭─│╰╯╮")
-    left = max((len(name) for _, rows in sections for name, _ in rows), default=0)
-    return "".join(_panel(title, rows, left, columns, boxed=boxed) for title, rows in sections)
+    return "".join(_panel(title, rows, columns, boxed=boxed) for title, rows in sections)
 
 
-def _panel(title: str, rows: Sequence[tuple[str, str]], left: int, columns: int, *, boxed: bool) -> str:
+def _panel(title: str, rows: Sequence[tuple[str, str]], columns: int, *, boxed: bool) -> str:
     import textwrap
 
+    left = max(8, *(len(name) for name, _ in rows))
     room = max(columns - left - (6 if boxed else 4), 16)
     lines = []
     for name, text in rows:

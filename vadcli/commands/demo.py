@@ -37,10 +37,10 @@ def demo(
     console = Console.of(ctx, json=as_json)
     request = chain.DemoRequest(out=out, videos=videos, seed=seed, method=method, device=device, sets=tuple(sets or ()))
     result = chain.demo(request, progress=console.progress)
-    _render(console, result)
+    _render(console, result, method)
 
 
-def _render(console: Console, result: DemoResult) -> None:
+def _render(console: Console, result: DemoResult, method: str) -> None:
     metrics: dict[str, Any] = result.metrics["metrics"]
     console.json(
         {
@@ -48,14 +48,14 @@ def _render(console: Console, result: DemoResult) -> None:
             "run": result.run,
             "evaluation": result.evaluation,
             "metrics": metrics,
+            "breakdown": result.metrics["breakdown"],
+            "floor": result.floor["metrics"],
             "pictures": result.pictures,
             "seconds": result.seconds,
         }
     )
     title = f"{result.dataset}: {result.metrics['videos']} test videos, {result.metrics['frames']} frames"
-    console.table(
-        title, ("metric", "value", "95 % interval", "motion alone", "chance"), [_row(*m) for m in metrics.items()]
-    )
+    console.table(title, ("", method, "95 % interval", "motion alone", "chance"), _rows(result))
     took = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.seconds.items())
     console.text(f"\ntook {sum(result.seconds.values()):.0f} s: {took}")
     for picture in result.pictures[:3]:
@@ -67,14 +67,26 @@ def _render(console: Console, result: DemoResult) -> None:
 
 
 NEXT = (
-    ("vad train --method motion-scalar", "the floor: how much moves, nothing learnt"),
+    ("vad train --method fine-vad", "another method on the same features"),
     ("vad eval --metric all", "every metric with its floors"),
     ("vad predict videos/test-17-smoke.mp4", "one video: curve and events in seconds"),
     ("vad data init /path/to/your/videos", "the same for your own footage"),
 )
 
 
-def _row(name: str, entry: dict[str, Any]) -> tuple[object, ...]:
-    floor = entry.get("floor") or {}
+def _rows(result: DemoResult) -> list[tuple[object, ...]]:
+    """All videos first, then the AUC of each class against everything normal."""
+    rows = [
+        _row(name, entry, result.floor["metrics"].get(name, {})) for name, entry in result.metrics["metrics"].items()
+    ]
+    ours, floors = (found["breakdown"].get("class", {}) for found in (result.metrics, result.floor))
+    for name, group in ours.items():
+        rows.append(
+            _row(f"auc of {name}", group["metrics"]["auc"], floors.get(name, {}).get("metrics", {}).get("auc", {}))
+        )
+    return rows
+
+
+def _row(name: str, entry: dict[str, Any], floor: dict[str, Any]) -> tuple[object, ...]:
     interval = f"{entry['ci'][0]:.3f} - {entry['ci'][1]:.3f}" if entry.get("ci") else None
-    return name, entry.get("value"), interval, floor.get("motion"), floor.get("random")
+    return name, entry.get("value"), interval, floor.get("value"), (entry.get("floor") or {}).get("random")

@@ -135,7 +135,11 @@ def ucf_crime(root: Path) -> dict[str, tuple[int, int]]:
     """The published folders of UCF-Crime: class folders, split lists, temporal text with names in `.mp4`."""
     normal = "Normal_Videos"
     train = ["Abuse/Abuse001_x264.mp4", "Arson/Arson002_x264.mp4", f"Training_{normal}_Anomaly/{normal}001_x264.mp4"]
-    test = ["Abuse/Abuse028_x264.mp4", "RoadAccidents/RoadAccidents021_x264.mp4", f"Testing_{normal}_Anomaly/{normal}_003_x264.mp4"]
+    test = [
+        "Abuse/Abuse028_x264.mp4",
+        "RoadAccidents/RoadAccidents021_x264.mp4",
+        f"Testing_{normal}_Anomaly/{normal}_003_x264.mp4",
+    ]
     for path in train + test:
         touch(root / path)
     write_lines(root / "Anomaly_Detection_splits" / "Anomaly_Train.txt", train)
@@ -151,7 +155,11 @@ def ucf_crime(root: Path) -> dict[str, tuple[int, int]]:
 def xd_violence(root: Path) -> dict[str, tuple[int, int]]:
     """XD-Violence as downloaded: folders of films, feature lists with five crops, two annotation files."""
     train = ["Bad.Boys.1995__#00-26-51_00-27-53_label_B2-0-0", "v=abc__#1_label_A"]
-    test = ["Ip.Man.2008__#01-40-37_01-41-00_label_B4-0-0", "v=U6MC8JJJZSY__#1_label_G-0-0", "Before.Sunrise.1995__#00-01_label_A"]
+    test = [
+        "Ip.Man.2008__#01-40-37_01-41-00_label_B4-0-0",
+        "v=U6MC8JJJZSY__#1_label_G-0-0",
+        "Before.Sunrise.1995__#00-01_label_A",
+    ]
     for name in train:
         touch(root / "1-1004" / f"{name}.mp4")
     for name in test:
@@ -160,7 +168,9 @@ def xd_violence(root: Path) -> dict[str, tuple[int, int]]:
     write_lines(root / "rgb.list", [crops.format("RGB", name, crop) for name in train for crop in range(5)])
     write_lines(root / "rgb_test.list", [crops.format("RGBTest", name, crop) for name in test for crop in range(5)])
     write_lines(root / "annotations.txt", [f"{test[0]} 10 20 30 50", f"{test[1]}.mp4 5 15"])
-    write_lines(root / "annotations_multiclasses.txt", [f"{test[0]} B1 10 20 B2 30 50 B1 40 45", f"{test[1]}.mp4 G 5 15"])
+    write_lines(
+        root / "annotations_multiclasses.txt", [f"{test[0]} B1 10 20 B2 30 50 B1 40 45", f"{test[1]}.mp4 G 5 15"]
+    )
     return {test[0]: (64, 30), test[1]: (64, 10), test[2]: (64, 0)}
 
 
@@ -182,7 +192,29 @@ def avenue(root: Path) -> dict[str, tuple[int, int]]:
     """Avenue as downloaded (pixel masks) with ano_pred's interval file."""
     import scipy.io
 
-    lengths = [1439, 1211, 923, 947, 1007, 1283, 605, 36, 1175, 841, 472, 1271, 549, 507, 1001, 740, 426, 294, 248, 273, 76]
+    lengths = [
+        1439,
+        1211,
+        923,
+        947,
+        1007,
+        1283,
+        605,
+        36,
+        1175,
+        841,
+        472,
+        1271,
+        549,
+        507,
+        1001,
+        740,
+        426,
+        294,
+        248,
+        273,
+        76,
+    ]
     cells = np.empty((1, 21), dtype=object)
     for index, length in enumerate(lengths):
         touch(root / "testing_videos" / f"{index + 1:02d}.avi")
@@ -219,7 +251,11 @@ def ubnormal(root: Path) -> dict[str, tuple[int, int]]:
         "normal_test": ["normal_scene_3_scenario_1_fog"],
         "abnormal_test": ["abnormal_scene_3_scenario_2", "abnormal_scene_3_scenario_4"],
     }
-    tracks = {"abnormal_scene_2_scenario_2": ["1,0,3"], "abnormal_scene_3_scenario_2": ["1.0,10.0,19.0"], "abnormal_scene_3_scenario_4": ["1,0,4", "2,3,9"]}
+    tracks = {
+        "abnormal_scene_2_scenario_2": ["1,0,3"],
+        "abnormal_scene_3_scenario_2": ["1.0,10.0,19.0"],
+        "abnormal_scene_3_scenario_4": ["1,0,4", "2,3,9"],
+    }
     for name, videos in lists.items():
         write_lines(root / "scripts" / f"{name}_video_names.txt", videos)
         for video in videos:
@@ -227,7 +263,11 @@ def ubnormal(root: Path) -> dict[str, tuple[int, int]]:
             touch(scene / f"{video}.mp4")
             if video in tracks:
                 write_lines(scene / f"{video}_annotations" / f"{video}_tracks.txt", tracks[video])
-    return {"normal_scene_3_scenario_1_fog": (40, 0), "abnormal_scene_3_scenario_2": (40, 10), "abnormal_scene_3_scenario_4": (40, 10)}
+    return {
+        "normal_scene_3_scenario_1_fog": (40, 0),
+        "abnormal_scene_3_scenario_2": (40, 10),
+        "abnormal_scene_3_scenario_4": (40, 10),
+    }
 
 
 def surv_fight(root: Path) -> dict[str, tuple[int, int]]:

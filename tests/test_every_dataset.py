@@ -183,4 +183,8 @@ def test_xd_frame_labels_come_from_the_binary_list_and_events_from_the_multi_cla
     dataset = manifest.dataset("xd-violence")
     truth = dataset.truth(dataset.videos(part="test")[0], 64)
     assert int(truth.labels.sum()) == 30
-    assert [(e.start_frames, e.end_frames, e.label) for e in truth.events] == [(10, 20, "B1"), (30, 50, "B2"), (40, 45, "B1")]
+    assert [(e.start_frames, e.end_frames, e.label) for e in truth.events] == [
+        (10, 20, "B1"),
+        (30, 50, "B2"),
+        (40, 45, "B1"),
+    ]

@@ -225,6 +225,8 @@ class _Checker:
             if video.id in seconds and footage.exists(video.path)
             and (video.id not in self.lengths or (seconds[video.id] and video.id not in self.rates))
         }  # fmt: skip
+        if not unknown:
+            return
         self.progress.start(len(unknown), "lengths")
         for video in unknown.values():
             self.measure(video)

@@ -286,6 +286,6 @@ def _next(name: str, home: Path, found: Sequence[_Found], manifest: Path) -> tup
         f"list when the test videos' events happen in {home / 'events.csv'} (or leave it: whole-video labels are used)",
         f"vad data check {name}{option}",
         f"vad extract {name}{option}",
-        f"vad train --dataset {name} --method mil-rank{option}",
+        f"vad train {name} --method mil-rank{option}",
         f"vad eval --metric auc{option}",
     )

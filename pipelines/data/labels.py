@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -81,6 +82,32 @@ def _not_there(dataset: Dataset, readers: Sequence[Reader]) -> MissingArtifactEr
         f"{dataset.name}: no annotations in {' or '.join(map(str, dataset.folders()))} (looked for {wanted})",
         hint=f"`vad data show {dataset.name}` says where they come from",
     )
+
+
+def pixel_mask(dataset: Dataset, video: Video, *, gt: str | None = None) -> NDArray[np.bool_] | None:
+    """The pixel masks (N, H, W) bool of a video at the annotation's size, or None where no truth file has any.
+
+    Looks at the named truth's files, or at those of every truth.
+    """
+    from pipelines.data.annotations import matching, name_rule
+    from pipelines.data.masks import read_pixel_mask
+
+    published = dataset.entry.ids == "published"
+    for name in (gt,) if gt else dataset.truths:
+        for reader in dataset.entry.truths[name].events:
+            if reader.reader in ("frame-masks", "mask-images", "mat"):
+                files = matching(reader.file, dataset.folders())
+                files = [one for path in files for one in _inside(path, reader.reader)]
+                key, rule = reader.key if "{id}" in reader.key else "{id}", name_rule(reader.id, published)
+                found = read_pixel_mask(files, video.id, key=key, name=rule)
+                if found is not None:
+                    return found
+    return None
+
+
+def _inside(path: Path, reader: str) -> list[Path]:
+    """A folder of arrays as its files; a folder of mask images stays one."""
+    return sorted(path.glob("*.npy")) if path.is_dir() and reader == "frame-masks" else [path]
 
 
 def build(

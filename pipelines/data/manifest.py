@@ -15,6 +15,9 @@ from pipelines.errors import MissingArtifactError, UsageError, VerificationError
 from pipelines.recipe import fingerprint, suggest
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from pipelines.data.labels import TruthFile
     from pipelines.records import Video, VideoTruth
 
@@ -298,6 +301,12 @@ class Dataset:
 
         source = self.truth_file(gt)
         return labels.build(self, source, video, n_frames, fps=fps, past_end=past_end)
+
+    def pixel_mask(self, video: Video, *, gt: str | None = None) -> NDArray[np.bool_] | None:
+        """The pixel masks (N, H, W) bool of a video at the annotation's size, or None where there are none."""
+        from pipelines.data import labels
+
+        return labels.pixel_mask(self, video, gt=gt)
 
     def truth_file(self, gt: str | None = None) -> TruthFile:
         """The annotations of a named truth, read once."""

@@ -131,25 +131,65 @@ def read_mask_images(folders: Sequence[Path], *, name: NameRule = normalise_id) 
 
     Frame k is the k-th image in natural order, whether names begin at 000 or 001.
     """
-    from PIL import Image, UnidentifiedImageError
-
     intervals: dict[str, tuple[Interval, ...]] = {}
     lengths: dict[str, int] = {}
     for folder in (path for path in folders if path.is_dir()):
-        images = sorted(
-            (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES), key=lambda p: natural_key(p.name)
-        )
+        images = _mask_files(folder)
         if not images:
             continue
-        labels = np.zeros(len(images), dtype=bool)
-        for index, path in enumerate(images):
-            try:
-                with Image.open(path) as image:
-                    labels[index] = image.convert("L").getbbox() is not None
-            except (OSError, UnidentifiedImageError) as error:
-                raise VerificationError(f"{path}: not a readable mask image: {error}") from error
+        labels = np.array([_image(path).any() for path in images], dtype=bool)
         _put(intervals, lengths, name(folder.name), labels, str(folder))
     return Annotations(intervals, lengths, tuple(folders))
+
+
+def read_pixel_mask(
+    files: Sequence[Path], video_id: str, *, key: str = "{id}", name: NameRule = normalise_id
+) -> NDArray[np.bool_] | None:
+    """The pixel masks (N, H, W) bool of one video, from any of the sources above that has them; None where none has.
+
+    Sources: an `.npz` or `.npy` of three axes, a `volLabel` mat file, a folder of mask images.
+    """
+    for path in files:
+        masks: NDArray[np.bool_] | None = None
+        if path.is_dir():
+            images = _mask_files(path) if name(path.name) == video_id else []
+            masks = np.stack([_image(image) for image in images]) if images else None
+        elif path.suffix == ".mat":
+            mine = name(path.stem.removesuffix("_label").zfill(2)) == video_id
+            cell = _loadmat(path).get("volLabel") if mine else None
+            masks = None if cell is None else np.stack([np.asarray(mask) != 0 for mask in cell.reshape(-1)])
+        elif path.suffix == ".npz" or name(path.name) == video_id:
+            array = _member(path, key.replace("{id}", video_id)) if path.suffix == ".npz" else _load(path)
+            masks = array != 0 if isinstance(array, np.ndarray) and array.ndim == 3 else None
+        if masks is not None:
+            return masks
+    return None
+
+
+def _member(path: Path, name: str) -> NDArray[Any] | None:
+    """One array of an `.npz`, without reading the others."""
+    try:
+        with np.load(path, allow_pickle=False) as loaded:
+            return np.asarray(loaded[name]) if name in loaded.files else None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise VerificationError(f"{path}: not a plain numpy archive: {error}") from error
+
+
+def _mask_files(folder: Path) -> list[Path]:
+    return sorted(
+        (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES), key=lambda p: natural_key(p.name)
+    )
+
+
+def _image(path: Path) -> NDArray[np.bool_]:
+    """(H, W) bool of one mask image."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return np.asarray(np.asarray(image.convert("L")) != 0)
+    except (OSError, UnidentifiedImageError) as error:
+        raise VerificationError(f"{path}: not a readable mask image: {error}") from error
 
 
 def frame_labels(array: NDArray[Any]) -> NDArray[np.bool_]:

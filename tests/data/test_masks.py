@@ -121,3 +121,22 @@ def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "01.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(VerificationError, match="not a plain numpy array"):
         masks.read_frame_masks([tmp_path / "01.npy"])
+
+
+def test_pixel_masks_of_one_video_from_every_source(tmp_path: Path) -> None:
+    scipy_io = pytest.importorskip("scipy.io")
+    masks_ = np.zeros((3, 2, 4), dtype=bool)
+    masks_[1, 0, 3] = True
+    np.savez(tmp_path / "all.npz", **{"01": masks_, "02": np.zeros(3)})
+    np.save(tmp_path / "01.npy", masks_)
+    (tmp_path / "01_gt").mkdir()
+    volume = np.empty((1, 3), dtype=object)
+    for frame in range(3):
+        Image.fromarray(masks_[frame].astype(np.uint8) * 255).save(tmp_path / "01_gt" / f"{frame}.bmp")
+        volume[0, frame] = masks_[frame].astype(np.uint8)
+    scipy_io.savemat(tmp_path / "1_label.mat", {"volLabel": volume})
+    for name in ("all.npz", "01.npy", "01_gt", "1_label.mat"):
+        found = masks.read_pixel_mask([tmp_path / name], "01", name=lambda text: text[:2])
+        assert found is not None and found.dtype == bool and np.array_equal(found, masks_), name
+    assert masks.read_pixel_mask([tmp_path / "all.npz"], "02") is None, "labels per frame are no masks"
+    assert masks.read_pixel_mask([tmp_path / "all.npz"], "03") is None

@@ -271,6 +271,14 @@ def test_ped2_is_the_same_from_every_file(real: Path, shared: Path) -> None:
     assert totals(dataset("ped2"), lengths) == (2_010, 1_648)
 
 
+def test_ped2_pixel_masks_agree_with_the_frame_labels(real: Path) -> None:
+    data = dataset("ped2")
+    video = data.video("03")
+    found = data.pixel_mask(video)
+    assert found is not None and found.shape == (150, 240, 360)
+    assert np.array_equal(found.any(axis=(1, 2)), data.truth(video, 150).labels)
+
+
 @pytest.mark.parametrize(
     ("name", "all_abnormal"), [("ped2", "08, 09, 10, 11"), ("avenue", "08, 18"), ("shanghaitech", "04_0011")]
 )

@@ -77,7 +77,10 @@ def fixed_length(x: NDArray[Any], data: DataConfig) -> NDArray[Any]:
 
 @dataclass(frozen=True, slots=True)
 class Ragged:
-    """Videos one after another: values (N, K, D) float16, offsets (V+1,) int64 into N, track (N,) float32 or None."""
+    """Videos one after another: values (N+1, K, D) float16, offsets (V+1,) int64 into N, track (N+1,) float32 or None.
+
+    The last row is zero: padding is gathered from it.
+    """
 
     values: Tensor
     offsets: Tensor
@@ -98,7 +101,7 @@ def load_ragged(
     device: torch.device | str = "cpu",
     track: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> Ragged:
-    """Read every video once, apply the length policy, and lay them one after another.
+    """Read every video once, apply the length policy, normalise, and lay them one after another.
 
     Args:
         track: one value a clip (pseudo labels) by video id, cut and pooled like the clips; a video without is zeros.
@@ -108,15 +111,14 @@ def load_ragged(
     """
     sizes = [len(fixed_length(np.empty(features.length(video)), data)) for video in video_ids]
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    values = _allocate((int(offsets[-1]), len(features.crops), features.dim))
-    line = np.zeros(int(offsets[-1]), np.float32) if track else None
+    values = _allocate((int(offsets[-1]) + 1, len(features.crops), features.dim))
+    line = np.zeros(int(offsets[-1]) + 1, np.float32) if track else None
     for index, video in enumerate(video_ids):
         x = features.read(video)
-        if data.normalise == "l2-clips":
-            x = inputs.unit(torch.from_numpy(x.astype(np.float32))).numpy()
-        values[offsets[index] : offsets[index + 1]] = fixed_length(x, data)
         if line is not None and track and video in track:
             line[offsets[index] : offsets[index + 1]] = fixed_length(_track_of(track[video], len(x), video), data)
+        values[offsets[index] : offsets[index + 1]] = _normalised(x, data, inputs)
+    values[-1] = 0
     placed = _place(torch.from_numpy(values), device)
     tracked = None if line is None else torch.from_numpy(line).to(placed.device)
     return Ragged(placed, torch.from_numpy(offsets).to(placed.device), tracked)
@@ -222,7 +224,8 @@ class Bags:
         steps = torch.arange(s)
         mask = steps < lengths[:, None]  # (B, S)
         first = self.ragged.offsets.cpu()[video] + starts  # (B,)
-        at = torch.where(mask, first[:, None] + steps, 0).to(device)  # (B, S)
+        padding = len(values) - 1
+        at = torch.where(mask, first[:, None] + steps, padding).to(device)  # (B, S)
         if self.data.crops == "inside":
             x = (
                 values.index_select(0, at.flatten()).reshape(*at.shape, *values.shape[1:]).permute(0, 2, 1, 3)
@@ -232,13 +235,11 @@ class Bags:
             x = (
                 values.flatten(0, 1).index_select(0, flat).reshape(*at.shape, values.shape[2]).unsqueeze(1)
             )  # (B, 1, S, D)
-        mask = mask.to(self.device)
-        x = self._prepare(x.to(self.device).float(), mask)
         if self.ragged.track is not None:
-            extras["pseudo"] = self.ragged.track[at].to(self.device) * mask
+            extras["pseudo"] = self.ragged.track[at].to(self.device)
         return Bag(
-            x=x,
-            mask=mask,
+            x=x.to(self.device).float(),
+            mask=mask.to(self.device),
             lengths=lengths.to(self.device),
             y=self.abnormal[video].float().to(self.device),
             classes=self.labels[video.to(self.device)],
@@ -247,11 +248,6 @@ class Bags:
             streams=self.inputs.streams,
             extras=extras | {"crop_index": crop.to(self.device), "starts": starts.to(self.device)},
         )
-
-    def _prepare(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Normalise and zero the padding: x (B, K, S, D), mask (B, S)."""
-        x = self.inputs.segments(x)
-        return x if bool(mask.all()) else x.masked_fill(~mask[:, None, :, None], 0.0)
 
 
 class _List:
@@ -296,6 +292,16 @@ def runs_above(values: NDArray[Any], level: float, shortest: int) -> list[tuple[
     high = np.concatenate([[False], np.asarray(values) > level, [False]]).astype(np.int8)
     edges = np.flatnonzero(np.diff(high))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2) if b - a >= shortest]
+
+
+def _normalised(x: NDArray[np.float16], data: DataConfig, inputs: Inputs) -> NDArray[Any]:
+    """The segments of one video as the method sees them: (T, K, D) -> (S', K, D)."""
+    if not inputs.l2 and not inputs.standardise:
+        return fixed_length(x, data)
+    clips = x.astype(np.float32)
+    if data.normalise == "l2-clips":
+        clips = inputs.unit(torch.from_numpy(clips)).numpy()
+    return inputs.segments(torch.from_numpy(fixed_length(clips, data))).numpy()
 
 
 def _allocate(shape: tuple[int, int, int]) -> NDArray[np.float16]:

@@ -152,7 +152,7 @@ def save_weights(path: Path, method: Method, inputs: Inputs, resources: Resource
     tensors |= {INPUTS + key: value for key, value in inputs.state_dict().items()}
     tensors |= {TEXT + key: torch.from_numpy(np.ascontiguousarray(v)) for key, v in resources.text.items()}
     plain = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
-    _aside(path, lambda to: save_file(plain, to, metadata={"method": name, "format": "1"}))
+    _aside(path, lambda to: save_file(plain, to, metadata={"method": name}))
 
 
 def read_weights(path: Path, *, method: str) -> dict[str, Tensor]:

@@ -44,7 +44,7 @@ def ragged(*lengths: int, crops: int = 1, dim: int = 2) -> Ragged:
     """Value of clip t of video v, crop k, is 100 v + t + k / 8 in every dimension."""
     rows = [[[100 * v + t + k / 8] * dim for k in range(crops)] for v, n in enumerate(lengths) for t in range(n)]
     offsets = torch.tensor([0, *np.cumsum(lengths)])
-    return Ragged(torch.tensor(rows, dtype=torch.float16), offsets)
+    return Ragged(torch.tensor([*rows, [[0.0] * dim] * crops], dtype=torch.float16), offsets)
 
 
 def bags(data: DataConfig, labels: list[str], lengths: list[int], *, crops: int = 1, seed: int = 0, **more) -> Bags:
@@ -100,11 +100,17 @@ def test_a_batch_is_trimmed_to_its_longest_video_and_padding_is_zero():
     assert bag.x[1, 0, :, 0].tolist() == [100, 101, 102, 103, 104]
 
 
-def test_padding_stays_zero_after_standardisation():
+def test_padding_stays_zero_after_standardisation(tmp_path):
+    joined = JoinedFeatures([write_store(tmp_path, "aa", {"v0": feature(0, 2) + 5, "v1": feature(1, 4) + 5})])
     data = DataConfig(length="full", standardise=True)
-    source = bags(data, ["normal", "a"], [1, 3])
-    source.inputs.mean.fill_(7.0)
-    assert source.next(step=0, steps=1).x[0, 0, 1:].abs().sum() == 0
+    inputs = Inputs(3, joined.streams, data)
+    inputs.fit_to(joined.read(v) for v in ("v0", "v1"))
+    store = load_ragged(joined, ["v0", "v1"], data, inputs=inputs)
+    source = Bags(store, videos("normal", "a"), data, classes=CLASSES, crops=joined.crops, inputs=inputs, seed=0)
+    bag = source.next(step=0, steps=1)
+    assert not bag.x[0, 0, 2:].any() and bag.x[0, 0, :2].all()
+    expected = inputs(torch.from_numpy(joined.read("v1")[:, 0].astype(np.float32)))
+    torch.testing.assert_close(bag.x[1, 0], expected, atol=2e-3, rtol=2e-3)
 
 
 def test_pairs_put_normals_first_and_never_exceed_a_list():
@@ -162,7 +168,7 @@ def test_windows_are_contiguous_and_move():
 
 
 def test_a_window_is_redrawn_until_it_covers_half_of_a_pseudo_run():
-    track = torch.zeros(200)
+    track = torch.zeros(201)
     track[90:100] = 0.9
     store = ragged(200)
     store = Ragged(store.values, store.offsets, track)
@@ -322,7 +328,7 @@ def test_l2_before_binning_differs_from_l2_after(tmp_path):
         data = DataConfig(length="bins", size=1, normalise=normalise, pairing="mixed")
         inputs = Inputs(2, joined.streams, data)
         store = load_ragged(joined, ["v"], data, inputs=inputs)
-        got[normalise] = inputs.segments(store.values[0, 0].float()).tolist()
+        got[normalise] = store.values[0, 0].tolist()
     assert got["l2-clips"] == pytest.approx([0.5, 0.5], abs=1e-3)
     assert got["l2-segments"] == pytest.approx([3 / 10**0.5, 1 / 10**0.5], abs=1e-3)
 

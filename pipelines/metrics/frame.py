@@ -185,6 +185,9 @@ def class_curves(data: MetricInput) -> dict[str, Curve]:
     """
     if data.class_scores is None or len(data.classes) < 2:
         raise UndefinedMetricError("the scores hold no class probabilities")
+    if "classes" in data.memo:
+        known: dict[str, Curve] = data.memo["classes"]
+        return known
     found: dict[str, Curve] = {}
     for column, label in enumerate(data.classes[1:], start=1):
         truth = np.concatenate(class_labels(data, label))
@@ -192,6 +195,7 @@ def class_curves(data: MetricInput) -> dict[str, Curve]:
             found[label] = curve(np.concatenate([c[:, column] for c in data.class_scores]), truth)
     if not found:
         raise UndefinedMetricError("no anomaly class has both positive and negative frames")
+    data.memo["classes"] = found
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +72,34 @@ def region_curves(tracks: Boxes, boxes: Boxes, n_frames: int) -> RegionCurves:
     return RegionCurves(regions / len(track), hit_tracks / track_id.shape[1], false / n_frames)
 
 
+def derived_tracks(masks: Sequence[Bools]) -> Boxes:
+    """Tracks made of pixel masks, per video (N, H, W): connected components, linked to the next frame's by overlap.
+
+    A component continues the track of the component before it that shares most pixels with it; where two continue one,
+    the larger overlap keeps it and the other starts anew ([ours]: name such results `derived-tracks`).
+    """
+    rows: list[tuple[float, ...]] = []
+    for video, frames in enumerate(masks):
+        last, numbers, count = np.zeros(frames.shape[1:], dtype=np.int64), np.zeros(1, dtype=np.int64), 0
+        for frame, mask in enumerate(frames):
+            parts, n_parts = label_parts(mask)
+            numbers, count = _continue(parts, n_parts, last, numbers, count)
+            for part in range(1, n_parts + 1):
+                y, x = np.nonzero(parts == part)
+                rows.append((video, frame, x.min(), y.min(), x.max(), y.max(), numbers[part]))
+            last = parts
+    table = np.array(rows, dtype=np.float64).reshape(-1, 7)
+    return Boxes(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2:6], table[:, 6])
+
+
+def label_parts(mask: Bools) -> tuple[Ints, int]:
+    """(H, W) numbers 1, 2, ... of the 8-connected components of a mask, and how many there are."""
+    from scipy import ndimage
+
+    parts, count = ndimage.label(mask, structure=np.ones((3, 3), dtype=np.int64))
+    return np.asarray(parts, dtype=np.int64), int(count)
+
+
 def area_to_one(fpr: Floats, rate: Floats) -> float:
     """Trapezoid under `rate` over [0, 1]; the last value runs on flat, points beyond 1 are cut on a straight line."""
     x, y = np.concatenate([[0.0], fpr]), np.concatenate([[0.0], rate])
@@ -109,3 +138,20 @@ def _covered(tracks: Boxes, boxes: Boxes) -> list[Ints]:
             here = here[box_overlaps(boxes.box[index : index + 1], tracks.box[here])[0] >= BETA]
         found.append(here)
     return found
+
+
+def _continue(parts: Ints, n_parts: int, last: Ints, numbers: Ints, count: int) -> tuple[Ints, int]:
+    """Track numbers of this frame's components (index 0 unused), given the last frame's, and the tracks so far."""
+    shared = (parts > 0) & (last > 0)
+    pairs, times = np.unique(np.stack([parts[shared], last[shared]]), axis=1, return_counts=True)
+    found = np.full(n_parts + 1, -1, dtype=np.int64)
+    taken: set[int] = set()
+    for index in np.argsort(-times, kind="stable"):
+        part, before = int(pairs[0, index]), int(pairs[1, index])
+        if found[part] < 0 and before not in taken:
+            found[part] = numbers[before]
+            taken.add(before)
+    for part in range(1, n_parts + 1):
+        if found[part] < 0:
+            found[part], count = count, count + 1
+    return found, count

@@ -53,7 +53,8 @@ class Ranking:
     def counts(self, weights: Ints) -> tuple[Floats, Floats, Floats, Floats]:
         """Per positive group: its weight, positives up to it, negatives above it, negatives up to it."""
         negatives, group = self._negatives(weights), self._groups(weights)
-        return group, np.cumsum(group), negatives[self.above] * 1.0, negatives[self.at_or_above] * 1.0
+        above, up_to = negatives[self.above].astype(np.float64), negatives[self.at_or_above].astype(np.float64)
+        return group, np.cumsum(group), above, up_to
 
     def auc(self, weights: Ints) -> float:
         """ROC-AUC with every video counted `weights` (V,) times; NaN on single-class labels."""

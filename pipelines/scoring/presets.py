@@ -33,7 +33,8 @@ class ClipFilter:
 class Preset:
     """What a repository does with frame scores.
 
-    `works` is False for rows that are kept as a table only. `filters` names the snippet filter of each dataset.
+    `works` is False for rows that are kept as a table only. `filters` names the snippet filter of each dataset,
+    `crops` the one crop it tests on.
     `gt` is the truth variant its numbers use, `metrics` the names it prints, `earlier` what happens before frame scores.
     """
 
@@ -44,6 +45,7 @@ class Preset:
     drop_first: int = 0
     drop_last: int = 0
     filters: Mapping[str, ClipFilter] = field(default_factory=dict)
+    crops: Mapping[str, str] = field(default_factory=dict)
     works: bool = False
     gt: Mapping[str, str] = field(default_factory=dict)
     metrics: tuple[str, ...] = ("auc",)
@@ -57,6 +59,7 @@ PRESETS: dict[str, Preset] = {
         Preset(
             "vadclip",
             length="floor16",
+            crops={"ucf-crime": "center_m", "xd-violence": "center"},
             works=True,
             gt={"ucf-crime": "half_open"},
             metrics=("auc", "ap", "ano-auc", "map-iou"),

@@ -85,3 +85,32 @@ def test_a_detection_in_another_video_or_frame_finds_nothing():
     curves = region.region_curves(tracks, boxes((1, 0, 0, 0, 9, 9, 1.0), (0, 3, 0, 0, 9, 9, 0.5)), 4)
     assert curves.rbdr.tolist() == [0, 0]
     assert curves.fpr.tolist() == [0.25, 0.5]
+
+
+def test_derived_tracks_follow_overlap_and_split_to_the_larger_share():
+    masks = np.zeros((4, 8, 12), dtype=bool)
+    masks[0, 1:3, 0:6] = True  # one piece
+    masks[1, 1:3, 0:4], masks[1, 1:3, 5:6] = True, True  # splits: the left part shares more
+    masks[2, 1:3, 1:5], masks[2, 6:8, 9:12] = True, True  # the left goes on, a new piece appears
+    found = region.derived_tracks([masks])
+    assert list(zip(found.frame.tolist(), found.value.tolist(), strict=True)) == [
+        (0, 0),
+        (1, 0),
+        (1, 1),
+        (2, 0),
+        (2, 2),
+    ]
+    assert found.box[0].tolist() == [0, 1, 5, 2]
+    assert found.box[-1].tolist() == [9, 6, 11, 7]
+
+
+def test_perfect_boxes_over_the_derived_tracks_of_ped2_reach_one(shared):
+    arrays = np.load(shared / "ped2" / "gt_masks.npz", allow_pickle=False)
+    masks = [arrays[v] for v in sorted(arrays.files)]
+    tracks = region.derived_tracks(masks)
+    perfect = Boxes(tracks.video, tracks.frame, tracks.box, np.ones(len(tracks.video)))
+    labels = [m.any(axis=(1, 2)) for m in masks]
+    data = given([y * 1.0 for y in labels], labels, tracks=tracks, boxes=perfect)
+    assert region.measure("rbdc", data, OPTIONS).value == 1.0
+    assert region.measure("tbdc", data, OPTIONS).value == 1.0
+    assert len(set(zip(tracks.video.tolist(), tracks.frame.tolist(), strict=True))) == 1648

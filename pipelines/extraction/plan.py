@@ -16,7 +16,7 @@ from pipelines.recipe import Config, fingerprint, parse_assignments, resolve
 from pipelines.records import Failure, Video
 from pipelines.spans import LastClip, n_clips
 from pipelines.store.features import FeatureStore, artifact_folder, serving_stores
-from pipelines.store.maintenance import known_rate
+from pipelines.store.listing import known_rate
 from pipelines.video.crops import CROPS
 from pipelines.video.decode import DECODER_POLICY
 

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -21,11 +21,9 @@ from pipelines.artifacts import Artifact
 from pipelines.errors import MissingArtifactError, VerificationError
 from pipelines.recipe import canonical_json
 from pipelines.records import Failure, VideoFacts
-from pipelines.video.crops import CROPS
+from pipelines.store.listing import FAILURES, GROUPS, crops_word, failure_lines, stored_ids
 
-GROUP = "features.zarr"
 STAGING = ".staging"
-FAILURES = "failures"
 MAX_CHUNK_BYTES = 64 * 2**20
 
 
@@ -36,7 +34,7 @@ class FeatureStore:
     """
 
     KIND: ClassVar[str] = "features"
-    GROUP: ClassVar[str] = GROUP
+    GROUP: ClassVar[str] = GROUPS["features"]
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -64,11 +62,7 @@ class FeatureStore:
 
     def videos(self) -> set[str]:
         """Ids of all complete videos, from one listdir."""
-        try:
-            names = os.listdir(self.group)
-        except FileNotFoundError:
-            return set()
-        return {artifacts.video_id_of(name) for name in names if name != "zarr.json" and not name.startswith(".")}
+        return stored_ids(self.group)
 
     def __contains__(self, video_id: str) -> bool:
         return self.path(video_id).is_dir()
@@ -251,14 +245,13 @@ class FeatureStore:
     def failures(self) -> dict[str, Failure]:
         """The newest failure of every video that is not in the store; half-written lines are skipped."""
         found: dict[str, Failure] = {}
-        for path in sorted((self.folder / FAILURES).glob("*.jsonl")):
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    failure = Failure(**json.loads(line))
-                except (ValueError, TypeError):
-                    continue
-                if failure.video_id not in found or failure.when >= found[failure.video_id].when:
-                    found[failure.video_id] = failure
+        for entry in failure_lines(self.folder):
+            try:
+                failure = Failure(**entry)
+            except TypeError:
+                continue
+            if failure.video_id not in found or failure.when >= found[failure.video_id].when:
+                found[failure.video_id] = failure
         done = self.videos() if found else set()
         return {video: failure for video, failure in found.items() if video not in done}
 
@@ -272,11 +265,6 @@ def artifact_folder(root: Path, dataset: str, recipe: Mapping[str, Any], *, id: 
     """`<root>/features/<dataset>/<encoder>-<crops>-<id8>`; ':' and '+' of the encoder become '-' and '_'."""
     encoder = str(recipe["encoder"]).replace(":", "-").replace("+", "_").replace("/", "-")
     return root / kind / artifacts.folder_name(dataset) / f"{encoder}-{crops_word(recipe['crops'])}-{id[:8]}"
-
-
-def crops_word(names: Sequence[str]) -> str:
-    """`center`, `five`, `ten`, or the number of crops where the names are no named set."""
-    return next((word for word, known in CROPS.items() if tuple(names) == known), f"{len(names)}crops")
 
 
 def values_checksum(features: NDArray[Any]) -> str:

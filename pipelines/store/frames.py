@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pipelines.errors import VerificationError
 from pipelines.records import VideoFacts
 from pipelines.store.features import FeatureStore
+from pipelines.store.listing import GROUPS
 
-GROUP = "frames.zarr"
 INDEX = "images"  # attribute of a lazy video: file names in order
 CHUNK_BYTES = 16 * 2**20  # a training window then touches one or two files
 
@@ -29,7 +29,7 @@ class FramesStore(FeatureStore):
     """
 
     KIND: ClassVar[str] = "frames"
-    GROUP: ClassVar[str] = GROUP
+    GROUP: ClassVar[str] = GROUPS["frames"]
 
     def frames_shape(self, video_id: str) -> tuple[int, int, int, int]:
         """(N, H, W, C) without reading the values."""

@@ -1,4 +1,4 @@
-"""Looking after the cache: list, show, verify, collect garbage, remove, and the counts of `vad status`."""
+"""Looking after the cache: verify, set aside, collect garbage, remove, clean up after dead writers."""
 
 from __future__ import annotations
 
@@ -6,43 +6,23 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines import artifacts
-from pipelines.artifacts import Artifact
-from pipelines.errors import MissingArtifactError, UsageError, VadError, VerificationError
-from pipelines.recipe import suggest
+from pipelines.errors import MissingArtifactError, VadError, VerificationError
 from pipelines.records import VideoFacts
 from pipelines.spans import n_clips
 from pipelines.store.features import STAGING, FeatureStore, values_checksum
 from pipelines.store.frames import INDEX, FramesStore
+from pipelines.store.listing import RATE, rows, size_bytes
 
-KINDS = ("features", "frames", "text", "captions", "boxes", "pseudo")
-RATE = "rate.json"
 BROKEN = "broken"
 STALE_S = 7 * 86400  # what another host left under .staging/ is nobody's after this long
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One artefact of the cache in a listing; `layer` 0 is the root that is written."""
-
-    folder: Path
-    artifact: Artifact
-    dataset: str
-    layer: int
-    n_videos: int
-    n_failed: int
-
-    @property
-    def encoder(self) -> str:
-        return str(self.artifact.recipe.get("encoder", self.artifact.kind))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,113 +43,10 @@ class Garbage:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class DatasetStatus:
-    """Counts of one artefact against a dataset's list of videos."""
-
-    row: Row
-    done: int
-    failed: int
-    missing: int
-    stray: int = 0  # stored, but no longer in the list
-    missing_ids: tuple[str, ...] = field(default=(), repr=False)
-
-
-# ---- listing ---------------------------------------------------------------------------------------------------
-
-
 def open_store(folder: Path) -> FeatureStore:
     """The store in `folder`, of the class that its kind asks for."""
     store = FeatureStore(folder)
     return FramesStore(folder) if store.artifact.kind == "frames" else store
-
-
-def rows(layers: Sequence[Path], *, dataset: str | None = None, kinds: Iterable[str] = KINDS) -> list[Row]:
-    """Every artefact over the cache layers. Counts come from folder listings."""
-    return [
-        _row(folder, root, layer)
-        for layer, root in enumerate(layers)
-        for kind in kinds
-        for folder in artifacts.find(root / kind / artifacts.folder_name(dataset) if dataset else root / kind, kind)
-    ]
-
-
-def find_row(layers: Sequence[Path], reference: str) -> Row:
-    """The one artefact that `reference` means: an id or its beginning, a folder, a folder's name, or an encoder.
-
-    Raises:
-        MissingArtifactError: none.
-        UsageError: several; all are listed.
-    """
-    listed = rows(layers)
-    wanted = Path(reference).expanduser().absolute()
-    for matches in (
-        [row for row in listed if row.folder == wanted],
-        [row for row in listed if row.folder.name == reference or f"{row.dataset}/{row.folder.name}" == reference],
-        [row for row in listed if len(reference) >= 4 and row.artifact.id.startswith(reference)],
-        [row for row in listed if reference in (row.encoder, f"{row.dataset}/{row.encoder}")],
-    ):
-        first = [row for row in matches if row.layer == min(match.layer for match in matches)]
-        same = {row.artifact.id: row for row in reversed(matches)}
-        if len(same) == 1 or len(first) == 1 == len(same):
-            return first[0]
-        if matches:
-            lines = "\n  ".join(f"{row.artifact.id8}  {row.folder}" for row in matches)
-            raise UsageError(f"{reference!r} means {len(matches)} artefacts:\n  {lines}", hint="give the id")
-    near = suggest(reference, [row.folder.name for row in listed] + sorted({row.encoder for row in listed}))
-    raise MissingArtifactError(
-        f"no artefact {reference!r} in {os.pathsep.join(map(str, layers))}{near}", hint="vad cache ls"
-    )
-
-
-def size_bytes(folder: Path) -> int:
-    """Bytes of all files below `folder`."""
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(parent, name)).st_size
-            except FileNotFoundError:
-                continue
-    return total
-
-
-def status(layers: Sequence[Path], dataset: str, ids: Iterable[str]) -> list[DatasetStatus]:
-    """Done, failed and missing of every features and frames artefact of a dataset, one entry an artefact id.
-
-    A video counts as done when any layer holds it. Folder listings only: no array is opened.
-    """
-    wanted = set(ids)
-    grouped: dict[str, list[Row]] = {}
-    for row in rows(layers, dataset=dataset, kinds=("features", "frames")):
-        grouped.setdefault(row.artifact.id, []).append(row)
-    return [_status(group, wanted) for group in grouped.values()]
-
-
-def _status(group: Sequence[Row], wanted: set[str]) -> DatasetStatus:
-    stores = [open_store(row.folder) for row in group]
-    have = set[str]().union(*(store.videos() for store in stores))
-    failed = set[str]().union(*(store.failures().keys() for store in stores)) - have
-    missing = wanted - have - failed
-    return DatasetStatus(
-        row=group[0],
-        done=len(have & wanted),
-        failed=len(failed & wanted),
-        missing=len(missing),
-        stray=len(have - wanted),
-        missing_ids=tuple(sorted(missing)),
-    )
-
-
-def _row(folder: Path, root: Path, layer: int) -> Row:
-    artifact = artifacts.read(folder)
-    n_videos = n_failed = 0
-    if artifact.kind in ("features", "frames"):
-        store = open_store(folder)
-        n_videos, n_failed = len(store.videos()), len(store.failures())
-    parts = folder.relative_to(root).parts
-    dataset = artifacts.video_id_of(parts[1]) if len(parts) > 2 else ""
-    return Row(folder, artifact, dataset, layer, n_videos, n_failed)
 
 
 # ---- staging and rates -----------------------------------------------------------------------------------------
@@ -219,14 +96,6 @@ def record_rate(store: FeatureStore, *, frames_per_s: float, device: str) -> Non
     if frames_per_s > 0:
         text = json.dumps({"frames_per_s": frames_per_s, "device": device, "when": artifacts.utc_now()})
         artifacts.write_text(store.folder / RATE, text + "\n")
-
-
-def known_rate(folder: Path) -> float | None:
-    """Frames per second of the last run that wrote to this artefact, or None."""
-    try:
-        return float(json.loads((folder / RATE).read_text(encoding="utf-8"))["frames_per_s"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 # ---- verify ----------------------------------------------------------------------------------------------------
@@ -346,18 +215,3 @@ def _ids_of_runs(runs: Path) -> set[str]:
         except (MissingArtifactError, VerificationError):
             continue
     return found
-
-
-def describe(row: Row) -> dict[str, Any]:
-    """One artefact as JSON types: artifact.json, counts, size and rate."""
-    from dataclasses import asdict
-
-    return {
-        **asdict(row.artifact),
-        "folder": str(row.folder),
-        "dataset": row.dataset,
-        "videos": row.n_videos,
-        "failed": row.n_failed,
-        "bytes": size_bytes(row.folder),
-        "frames_per_s": known_rate(row.folder),
-    }

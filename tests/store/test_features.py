@@ -14,7 +14,7 @@ import zarr
 from pipelines import artifacts
 from pipelines.errors import MissingArtifactError, UsageError, VerificationError
 from pipelines.records import Failure
-from pipelines.store import features
+from pipelines.store import features, listing
 from pipelines.store.features import FeatureStore, find_stores, serves, serving_stores
 from tests.extraction.fakes import facts, vectors
 
@@ -127,7 +127,7 @@ def test_failures_keep_the_newest_and_forget_the_done(store: FeatureStore) -> No
     store.record_failure(Failure("a", "first", "2026-01-01T00:00:00Z"))
     store.record_failure(Failure("a", "second", "2026-01-02T00:00:00Z"))
     store.record_failure(Failure("b", "other", "2026-01-01T00:00:00Z"))
-    with next((store.folder / features.FAILURES).iterdir()).open("a") as handle:
+    with next((store.folder / listing.FAILURES).iterdir()).open("a") as handle:
         handle.write('{"video_id": "c", "rea')  # a killed writer's last line
     assert {id: failure.reason for id, failure in store.failures().items()} == {"a": "second", "b": "other"}
     store.write("a", vectors(), facts())

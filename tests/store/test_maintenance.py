@@ -12,9 +12,10 @@ import pytest
 from pipelines import artifacts
 from pipelines.errors import MissingArtifactError, UsageError
 from pipelines.records import Failure
-from pipelines.store import maintenance
+from pipelines.store import listing, maintenance
 from pipelines.store.features import FeatureStore
-from pipelines.store.maintenance import find_row, garbage, remove, rows, set_broken_aside, status, verify
+from pipelines.store.listing import find_row, rows, status
+from pipelines.store.maintenance import garbage, remove, set_broken_aside, verify
 from tests.extraction.fakes import facts, vectors
 
 
@@ -204,8 +205,8 @@ def test_removed_is_gone_at_once(tmp_path: Path) -> None:
 
 def test_rate_is_remembered(tmp_path: Path) -> None:
     store = make(tmp_path)
-    assert maintenance.known_rate(store.folder) is None
+    assert listing.known_rate(store.folder) is None
     maintenance.record_rate(store, frames_per_s=123.0, device="cpu")
-    assert maintenance.known_rate(store.folder) == 123.0
+    assert listing.known_rate(store.folder) == 123.0
     maintenance.record_rate(store, frames_per_s=0.0, device="cpu")  # a run that decoded nothing says nothing
-    assert maintenance.known_rate(store.folder) == 123.0
+    assert listing.known_rate(store.folder) == 123.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from pipelines.artifacts import Roots
     from pipelines.data.manifest import Manifest
     from pipelines.store.importers import ImportPlan
-    from pipelines.store.maintenance import Problem, Row
+    from pipelines.store.listing import Row
+    from pipelines.store.maintenance import Problem
 
 app = typer.Typer(help="Artefacts of the cache: list, show, verify, collect garbage, remove, import.")
 
@@ -38,11 +40,11 @@ def ls(
     as_json: JsonOption = False,
 ) -> None:
     """List every artefact over the cache layers."""
-    from pipelines.store import maintenance
+    from pipelines.store import listing
 
     console = Console.of(ctx, json=as_json)
-    roots, _ = _places(cache_dir, manifest)
-    found = maintenance.rows(roots.features, dataset=dataset)
+    roots = _roots(cache_dir, manifest)
+    found = listing.rows(roots.features, dataset=dataset)
     console.json({"cache": list(roots.features), "artifacts": [_brief(row) for row in found]})
     rows = [
         (r.dataset, r.encoder, "/".join(_crops(r)), r.artifact.id8, r.n_videos, r.n_failed, r.layer, r.artifact.created)
@@ -64,11 +66,11 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show one artefact: recipe, inputs, versions, counts, size."""
-    from pipelines.store import maintenance
+    from pipelines.store import listing
 
     console = Console.of(ctx, json=as_json)
-    roots, _ = _places(cache_dir, manifest)
-    described = maintenance.describe(maintenance.find_row(roots.features, reference))
+    roots = _roots(cache_dir, manifest)
+    described = listing.describe(listing.find_row(roots.features, reference))
     console.json(described)
     console.table("", ("", "value"), _flat(described))
 
@@ -89,13 +91,12 @@ def verify(
 ) -> None:
     """Check every stored video: opens, length, NaN, constant and zero values, checksum. Exit 5 names the broken ones."""
     from pipelines.errors import VerificationError
-    from pipelines.store import maintenance
+    from pipelines.store import listing, maintenance
 
     console = Console.of(ctx, json=as_json)
-    roots, _ = _places(cache_dir, manifest)
-    layers = roots.features
-    rows = [maintenance.find_row(layers, reference)] if reference else maintenance.rows(layers, dataset=dataset)
-    chosen = [row for row in rows if row.artifact.kind in ("features", "frames")]
+    layers = _roots(cache_dir, manifest).features
+    rows = [listing.find_row(layers, reference)] if reference else listing.rows(layers, dataset=dataset)
+    chosen = [row for row in rows if row.artifact.kind in listing.GROUPS]
     console.progress.start(sum(row.n_videos for row in chosen), "verifying")
     problems = {
         row.folder: maintenance.verify(maintenance.open_store(row.folder), each=lambda _: console.progress.advance())
@@ -165,11 +166,10 @@ def rm(
 ) -> None:
     """Delete one artefact, or single videos of it, with --yes; without it, say what would go."""
     from pipelines.errors import MissingArtifactError, UsageError
-    from pipelines.store import maintenance
+    from pipelines.store import listing, maintenance
 
     console = Console.of(ctx, json=as_json)
-    roots, _ = _places(cache_dir, manifest)
-    row = maintenance.find_row(roots.features, reference)
+    row = listing.find_row(_roots(cache_dir, manifest).features, reference)
     if row.layer > 0:
         raise UsageError(f"{row.folder} is in a layer that is only read", hint="give its root as the only --cache-dir")
     if videos:
@@ -179,9 +179,9 @@ def rm(
             raise MissingArtifactError(f"{row.folder} has no video {absent[0]!r}")
         for id in videos if yes else ():
             store.discard(id)
-        size = sum(maintenance.size_bytes(store.path(id)) for id in videos if not yes)
+        size = sum(listing.size_bytes(store.path(id)) for id in videos if not yes)
     else:
-        size = maintenance.size_bytes(row.folder)
+        size = listing.size_bytes(row.folder)
         if yes:
             maintenance.remove(row.folder)
     console.json({"folder": row.folder, "videos": videos, "bytes": size, "deleted": yes})
@@ -275,6 +275,18 @@ def _few(names: Any, most: int = 3) -> str:
     return ", ".join(list(names)[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def _roots(cache_dir: str | None, manifest: Path | None) -> Roots:
+    """The cache's layers; the manifest is only loaded where it has a say, so that listing stays quick."""
+    from pipelines.artifacts import resolve_roots
+    from pipelines.data.discovery import chosen_path
+
+    if cache_dir or os.environ.get("VAD_CACHE"):
+        return resolve_roots(cache_dir=cache_dir)
+    if "cache_dir" not in chosen_path(manifest).read_text(encoding="utf-8", errors="replace"):
+        return resolve_roots()
+    return _places(None, manifest)[0]
+
+
 def _places(cache_dir: str | None, manifest: Path | None, runs_dir: Path | None = None) -> tuple[Roots, Manifest]:
     from pipelines.artifacts import resolve_roots
     from pipelines.data.manifest import load
@@ -301,7 +313,7 @@ def _manifest_features(listed: Manifest) -> set[tuple[str, str]]:
 
 
 def _crops(row: Row) -> list[str]:
-    from pipelines.store.features import crops_word
+    from pipelines.store.listing import crops_word
 
     names = row.artifact.recipe.get("crops")
     return [crops_word(names)] if names else []

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipelines.data.manifest import Manifest
-    from pipelines.store.maintenance import DatasetStatus
+    from pipelines.store.listing import DatasetStatus
 
 
 def status(
@@ -50,11 +50,11 @@ def status(
 
 def _counts(listed: Manifest, name: str, layers: tuple[Path, ...]) -> list[DatasetStatus]:
     from pipelines.errors import VadError
-    from pipelines.store import maintenance
+    from pipelines.store import listing
 
     if name in listed.names():
-        return maintenance.status(layers, name, [video.id for video in listed.dataset(name).all_videos()])
-    found = maintenance.status(layers, name, [])
+        return listing.status(layers, name, [video.id for video in listed.dataset(name).all_videos()])
+    found = listing.status(layers, name, [])
     if not found:
         listed.dataset(name)  # raises, with the nearest name
         raise VadError(f"no dataset {name!r}")

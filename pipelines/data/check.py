@@ -12,11 +12,11 @@ import numpy as np
 
 from pipelines.data import labels as labels_module
 from pipelines.data.annotations import Annotations
+from pipelines.data.dataset import Dataset
 from pipelines.data.holdout import leaks
 from pipelines.data.ids import IMAGE_SUFFIXES, VIDEO_SUFFIXES, normalise_id, own_id
 from pipelines.data.labels import TruthFile
 from pipelines.data.lists import Problem
-from pipelines.data.manifest import Dataset
 from pipelines.data.schema import PARTS, Part
 from pipelines.data.totals import compare
 from pipelines.errors import MissingArtifactError, VadError, VerificationError

@@ -17,7 +17,7 @@ from pipelines.errors import MissingArtifactError, VerificationError
 from pipelines.records import Event, Video, VideoTruth
 
 if TYPE_CHECKING:
-    from pipelines.data.manifest import Dataset
+    from pipelines.data.dataset import Dataset
     from pipelines.data.schema import Entry, Label, Reader
 
 PastEnd = Literal["error", "drop"]

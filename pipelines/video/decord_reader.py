@@ -102,4 +102,5 @@ class _DLPack:
 def _decord_words(error: BaseException) -> str:
     """decord's message without the C++ file, the path and the stack."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return re.sub(r"^\[[^]]*\]|\S+\.cc:\d+:|\[file:[^]]*\]", "", lines[0]).strip()[:160] or type(error).__name__
+    noise = r"\[\d\d:\d\d:\d\d\]|\S+\.cc:\d+:|\[file:[^]]*\]"
+    return re.sub(noise, "", lines[0]).strip()[:160] or type(error).__name__

@@ -17,7 +17,7 @@ from typing import Literal
 from pipelines.errors import UsageError
 
 Kind = Literal["methods", "encoders", "metrics"]
-READ = ("NAME", "VARIANTS", "METRICS", "SUMMARY", "KIND", "DEFAULT_FEATURES")
+READ = ("NAME", "VARIANTS", "METRICS", "SUMMARY", "KIND", "DEFAULT_FEATURES", "WEIGHTS")
 _DEFINITION = re.compile(rf"^(?P<name>{'|'.join(READ)})\s*(?::[^=\n]+)?=(?!=)", re.MULTILINE)
 
 

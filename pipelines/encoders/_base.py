@@ -6,12 +6,15 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from pipelines.encoders._weights import Weights
 from pipelines.recipe import Config
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
+
+__all__ = ["Encoder", "EncoderConfig", "Precision", "Preprocess", "Weights"]
 
 Precision = Literal["float32", "bf16"]
 
@@ -33,22 +36,6 @@ class Preprocess:
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """The weights card: where they come from and what makes them trustworthy.
-
-    `sha256` is None only where the weights cannot be had at development time (then `unverified` says so) or for a
-    classical descriptor. `fetch` is what makes them: "package:<distribution>:<file>", "hf:<repo>@<revision>:<file>", or "".
-    """
-
-    source: str
-    licence: str
-    fetch: str
-    sha256: str | None
-    bytes: int | None = None
-    unverified: tuple[str, ...] = ()
-
-
 class EncoderConfig(Config):
     """Options of an encoder that change its vectors (each is part of the features id)."""
 
@@ -56,7 +43,8 @@ class EncoderConfig(Config):
 class Encoder(ABC):
     """One encoder. Module-level contract of an encoder file:
 
-    `NAME` (str), `SUMMARY` (one sentence), optional `VARIANTS` (tuple of str), `Config` (an EncoderConfig), and
+    `NAME` (str), `SUMMARY` (one sentence), optional `VARIANTS` (tuple of str), optional `WEIGHTS` (a literal dict of
+    variant -> the fields of a weights card, read without importing the file), `Config` (an EncoderConfig), and
     `build(variant: str, config: Config) -> Encoder`, which must be cheap: no torch import at module top level, no
     weights read before `load`. `revision` is an integer that the author raises when numbers change.
     """

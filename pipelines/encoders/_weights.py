@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import logging
 import os
-import socket
-import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pipelines.encoders._base import Weights
 from pipelines.errors import MissingArtifactError, VerificationError
 
 log = logging.getLogger(__name__)
 
 FOLDERS_VARIABLE = "VAD_WEIGHTS"
 CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The weights card: where they come from and what makes them trustworthy.
+
+    `sha256` is None only where the weights cannot be had at development time (then `unverified` says so) or for a
+    classical descriptor. `fetch` is what makes them: "package:<distribution>:<file>", "hf:<repo>@<revision>:<file>", or "".
+    `companions` are further files of the same place that a part of the encoder needs (a tokenizer's).
+    """
+
+    source: str
+    licence: str
+    fetch: str
+    sha256: str | None
+    bytes: int | None = None
+    unverified: tuple[str, ...] = ()
+    companions: tuple[str, ...] = ()
+
+
+def cards(facts: Mapping[str, Any]) -> dict[str, Weights]:
+    """The cards of an encoder file by variant ("" without variants), from its literal WEIGHTS alone."""
+    stated: dict[str, dict[str, Any]] = facts.get("WEIGHTS") or {}
+    return {variant: Weights(**card) for variant, card in stated.items()}
 
 
 def sha256_of(path: Path) -> str:
@@ -69,6 +91,8 @@ def places(card: Weights) -> Iterator[Path]:
 
 
 def _package_places(rest: str) -> Iterator[Path]:
+    import importlib.metadata
+
     distribution, _, file = rest.partition(":")
     try:
         found = importlib.metadata.distribution(distribution)
@@ -143,6 +167,9 @@ def _size(card: Weights, file: str | None) -> str:
 
 def _unreachable() -> str:
     """Why the hub is not asked, or an empty string. Asking first spares a minute of the client's retries."""
+    import socket
+    import urllib.parse
+
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return "HF_HUB_OFFLINE is set"
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
@@ -155,14 +182,14 @@ def _unreachable() -> str:
     return ""
 
 
-def companions(card: Weights, path: Path, names: Sequence[str], encoder: str) -> Path:
-    """The folder of `path` once it has `names[0]`; files of the hub that are not there yet are fetched beside it.
+def companions(card: Weights, path: Path, encoder: str) -> Path:
+    """The folder of `path` once the card's first companion is there; those of the hub are fetched beside it.
 
     Raises:
         MissingArtifactError: they are not there and cannot be fetched.
     """
-    if not (path.parent / names[0]).is_file():
-        for name in names:
+    if card.companions and not (path.parent / card.companions[0]).is_file():
+        for name in card.companions:
             path = fetch(card, encoder, file=name)
     return path.parent
 

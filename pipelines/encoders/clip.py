@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,13 +29,6 @@ PIXELS = 224
 # of openai/CLIP, in grey levels
 MEAN = (0.48145466 * 255, 0.4578275 * 255, 0.40821073 * 255)
 STD = (0.26862954 * 255, 0.26130258 * 255, 0.27577711 * 255)
-UNVERIFIED = (
-    "revision, sha256 and size are those that the hub publishes; the file was never loaded where this card was written",
-    "features were checked with seeded random weights only",
-)
-LICENCE = "MIT (as openai/CLIP states for its code and models)"
-TOKENIZER = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-
 BASE_VISION = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 LARGE_VISION = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
 BASE_TEXT = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8}
@@ -57,32 +51,38 @@ SIZES: dict[str, dict[str, Any]] = {
         "text_config": {**LARGE_TEXT, "projection_dim": 768},
     },
 }
-CARDS = {
-    "vit-b-16": Weights(
-        source="CLIP ViT-B/16, openai/clip-vit-base-patch16",
-        licence=LICENCE,
+WEIGHTS = {
+    "vit-b-16": {
+        "source": "CLIP ViT-B/16, openai/clip-vit-base-patch16",
+        "licence": "MIT (as openai/CLIP states for its code and models)",
         # this repository has no safetensors file; the pickle is read with weights_only=True after its hash is checked
-        fetch="hf:openai/clip-vit-base-patch16@57c216476eefef5ab752ec549e440a49ae4ae5f3:pytorch_model.bin",
-        sha256="ec89c7b09c749a60aae3c9cd910516f24b58214a7df060b48962d14c469cfbf0",
-        bytes=598641023,
-        unverified=UNVERIFIED,
-    ),
-    "vit-b-32": Weights(
-        source="CLIP ViT-B/32, openai/clip-vit-base-patch32 (the repository's safetensors conversion)",
-        licence=LICENCE,
-        fetch="hf:openai/clip-vit-base-patch32@eaee4c876b93e66f7fac584b529025a96d71ad66:model.safetensors",
-        sha256="99d28a652e6ec46629ab7047a0ac82c69b1fe11e0ce672c43af65d3a9a3fc05d",
-        bytes=605157884,
-        unverified=UNVERIFIED,
-    ),
-    "vit-l-14": Weights(
-        source="CLIP ViT-L/14, openai/clip-vit-large-patch14",
-        licence=LICENCE,
-        fetch="hf:openai/clip-vit-large-patch14@32bd64288804d66eefd0ccbe215aa642df71cc41:model.safetensors",
-        sha256="a2bf730a0c7debf160f7a6b50b3aaf3703e7e88ac73de7a314903141db026dcb",
-        bytes=1710540580,
-        unverified=UNVERIFIED,
-    ),
+        "fetch": "hf:openai/clip-vit-base-patch16@57c216476eefef5ab752ec549e440a49ae4ae5f3:pytorch_model.bin",
+        "sha256": "ec89c7b09c749a60aae3c9cd910516f24b58214a7df060b48962d14c469cfbf0",
+        "bytes": 598641023,
+    },
+    "vit-b-32": {
+        "source": "CLIP ViT-B/32, openai/clip-vit-base-patch32 (the repository's safetensors conversion)",
+        "licence": "MIT (as openai/CLIP states for its code and models)",
+        "fetch": "hf:openai/clip-vit-base-patch32@eaee4c876b93e66f7fac584b529025a96d71ad66:model.safetensors",
+        "sha256": "99d28a652e6ec46629ab7047a0ac82c69b1fe11e0ce672c43af65d3a9a3fc05d",
+        "bytes": 605157884,
+    },
+    "vit-l-14": {
+        "source": "CLIP ViT-L/14, openai/clip-vit-large-patch14",
+        "licence": "MIT (as openai/CLIP states for its code and models)",
+        "fetch": "hf:openai/clip-vit-large-patch14@32bd64288804d66eefd0ccbe215aa642df71cc41:model.safetensors",
+        "sha256": "a2bf730a0c7debf160f7a6b50b3aaf3703e7e88ac73de7a314903141db026dcb",
+        "bytes": 1710540580,
+    },
+}
+UNVERIFIED = (
+    "revision, size and sha256 are those that the hub publishes; the file itself was not at hand",
+    "features were checked with seeded random weights, not against another implementation with these weights",
+)
+TOKENIZER = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+CARDS = {
+    variant: replace(card, unverified=UNVERIFIED, companions=TOKENIZER)
+    for variant, card in _weights.cards({"WEIGHTS": WEIGHTS}).items()
 }
 
 
@@ -210,11 +210,16 @@ class Clip(Encoder):
             from transformers import CLIPConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
             sizes, path = self._sizes_and_file(self._given)
-            folder = _weights.companions(self.weights, path, TOKENIZER, self.name)
+            folder = _weights.companions(self.weights, path, self.name)
             model = CLIPTextModelWithProjection(CLIPConfig(**_only_sizes(sizes)).text_config).eval()
             load_strictly(model, read_tensors(path), path)
             self._text = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True), model
         return self._text  # type: ignore[no-any-return]
+
+
+def encode_text(variant: str, texts: Sequence[str]) -> Tensor:
+    """The text tower of `clip:<variant>`: texts -> float32 (Y, D), not normalised."""
+    return build(variant, Config()).encode_text(texts)
 
 
 def vision_tower(sizes: dict[str, Any]) -> Any:

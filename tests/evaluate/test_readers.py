@@ -64,7 +64,7 @@ def test_class_columns_of_a_table_are_put_into_the_datasets_order(tiny: World):
     rows = files.read(tiny.write("mine.csv", text), classes=("normal", "fire", "fight")).rows["a"]
     assert rows.classes is not None
     np.testing.assert_allclose(rows.classes[0], [[0.7, 0.2, 0.1], [0.5, 0.2, 0.3]])
-    with pytest.raises(VerificationError, match="'fires'.*did you mean 'fire'"):
+    with pytest.raises(VerificationError, match=r"'fires'.*did you mean 'fire'"):
         files.read(tiny.write("typo.csv", text.replace("fire", "fires")), classes=("normal", "fire", "fight"))
 
 
@@ -101,7 +101,7 @@ def test_a_flat_array_needs_order_and_lengths(tiny: World):
     np.save(tiny.root / "flat.npy", np.zeros(10))
     with pytest.raises(UsageError, match="which rows"):
         files.read(tiny.root / "flat.npy")
-    with pytest.raises(VerificationError, match="10 rows.*adds up to 9"):
+    with pytest.raises(VerificationError, match=r"10 rows.*adds up to 9"):
         order, lengths = tiny.write("o.txt", "a\nb\n"), tiny.write("l.txt", "5\n4\n")
         files.read(tiny.root / "flat.npy", order=order, lengths=lengths)
     with pytest.raises(UsageError, match="belong to a flat"):
@@ -118,7 +118,7 @@ def test_other_mistakes_of_arrays_are_named(tiny: World):
         files.read(tiny.npz({"a|classes": np.zeros((3, 3))}))
     with pytest.raises(VerificationError, match="the scores have 4 rows"):
         files.read(tiny.npz({"a": np.zeros(4), "a|classes": np.zeros((3, 3))}))
-    with pytest.raises(UsageError, match="form of mine.txt"):
+    with pytest.raises(UsageError, match=r"form of mine\.txt"):
         files.read(tiny.write("mine.txt", "1"))
 
 
@@ -156,7 +156,7 @@ def test_clip_rows_are_cut_at_the_videos_end():
     assert scores.spans.tolist() == [[0, 16], [16, 32], [32, 35]]
     short = place("a", Rows(np.zeros((1, 2))), 35, Layout("clips", 16))
     assert short.spans.tolist() == [[0, 16], [16, 32]]
-    with pytest.raises(VerificationError, match="'a'.*end at frame 64, the video has 35"):
+    with pytest.raises(VerificationError, match=r"'a'.*end at frame 64, the video has 35"):
         place("a", Rows(np.zeros((1, 4))), 35, Layout("clips", 16))
 
 
@@ -164,8 +164,17 @@ def test_segments_are_read_from_csv_and_activitynet(tmp_path: Path):
     table, document = tmp_path / "s.csv", tmp_path / "s.json"
     table.write_text("video,label,start,end,score\nv,fire,10,30,0.5\n")
     document.write_text('{"results": {"v": [{"label": "fire", "segment": [1.0, 3.0], "score": 0.5}]}}')
-    for rows in (read_segments(table, ["u", "v"], ["normal", "fire"]), read_segments(document, ["u", "v"], ["normal", "fire"], [10.0, 10.0])):
-        assert [x.tolist() for x in (rows.video, rows.label, rows.start, rows.end, rows.score)] == [[1], [1], [10.0], [30.0], [0.5]]
+    for rows in (
+        read_segments(table, ["u", "v"], ["normal", "fire"]),
+        read_segments(document, ["u", "v"], ["normal", "fire"], [10.0, 10.0]),
+    ):
+        assert [x.tolist() for x in (rows.video, rows.label, rows.start, rows.end, rows.score)] == [
+            [1],
+            [1],
+            [10.0],
+            [30.0],
+            [0.5],
+        ]
     with pytest.raises(VerificationError, match="frame rate of 'v'"):
         read_segments(document, ["u", "v"], ["normal", "fire"])
     with pytest.raises(VerificationError, match="line 2: no evaluated video 'v'"):

@@ -36,6 +36,7 @@ class Trained:
         fields: dict[str, Any] = {
             "metrics": ("auc", "ap"),
             "protocol": FAST,
+            "plots": "leave out",
             "device": "cpu",
             "manifest": self.toy.manifest,
             "cache_dir": str(self.toy.cache),

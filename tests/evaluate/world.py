@@ -48,6 +48,7 @@ class World:
             "dataset": "tiny",
             "metrics": ("auc", "ap"),
             "protocol": QUICK,
+            "plots": "leave out",
             "manifest": self.manifest,
             "cache_dir": str(self.root / "cache"),
             "runs_dir": self.root / "runs",
@@ -66,7 +67,9 @@ def make(root: Path, *, ids: str = "own", **entry: Any) -> World:
     world.write("tiny/train.txt", "t,normal,8\nu,fight,8\n")
     world.write("tiny/truth.csv", "video,start,end,label\na,2,4,fire\n")
     world.write("tiny/wide.csv", "video,start,end,label\na,1,5,fire\n")
-    parts = {part: {"files": f"{part}.txt", "fields": ["video", "label", "frames"]} for part in ("train", "val", "test")}
+    parts = {
+        part: {"files": f"{part}.txt", "fields": ["video", "label", "frames"]} for part in ("train", "val", "test")
+    }
     tiny: dict[str, Any] = {
         "title": "Tiny",
         "root": "tiny",

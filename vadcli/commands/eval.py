@@ -166,6 +166,8 @@ Curves = Annotated[
     typer.Option("--curves", metavar="VIDEO|all", help="Draw these videos one by one too.", rich_help_panel=OUTPUT),
 ]
 
+NoPlots = Annotated[bool, typer.Option("--no-plots", help="No pictures.", rich_help_panel=OUTPUT)]
+
 
 def eval_(
     ctx: typer.Context,
@@ -207,6 +209,7 @@ def eval_(
     rounds: Rounds = 1000,
     seed: Seed = 0,
     curves: Curves = None,
+    no_plots: NoPlots = False,
     new: NewOption = False,
     device: DeviceOption = "auto",
     manifest: ManifestOption = None,
@@ -265,6 +268,7 @@ def eval_(
         order=order,
         lengths=lengths,
         missing="allow" if allow_missing else "error",
+        plots="leave out" if no_plots else "draw",
         curves=words(curves),
         against=against,
         device=device,

@@ -3,8 +3,8 @@
 Amount: absolute frame differences at several lags as quantiles over the picture, the share of pixels that change, and
 (optionally) a grid of cells. Irregularity: how much longer the path of a pixel's value is than its range, how much it
 accelerates, and how incoherent a coarse optical flow is in time and space. Walking moves a lot along straight lines;
-a fight does not. Everything is a median over frame pairs or is weighted by where the change is, so that one hard cut
-inside a clip does not decide. Index 0 is the motion scalar. [ours]
+a fight does not. Amounts are medians over frame pairs, and a hard cut lengthens a path no more than its range, so one
+cut inside a clip does not decide. Index 0 is the motion scalar. [ours]
 """
 
 from __future__ import annotations

@@ -30,6 +30,14 @@ from pipelines.records import Event
 GROUPS = (("running", "darting"), ("cyclist", "cart"), ("fire", "smoke"))
 CLASSES = ("normal", *(name for group in GROUPS for name in group))
 PARTS = ("train", "val", "test")
+PHRASES = {  # look-alike classes share a word, so that text vectors group them
+    "running": "person running",
+    "darting": "person darting",
+    "cyclist": "vehicle bicycle",
+    "cart": "vehicle cart",
+    "fire": "plume fire",
+    "smoke": "plume smoke",
+}
 DATASET = "vad-demo"
 WIDTH, HEIGHT, FPS = 320, 240, 12
 GENERATOR = 1  # raised when the pixels of a given seed change
@@ -396,6 +404,7 @@ datasets:
     title: Moving figures, six anomaly classes in three groups of two that look alike (synthetic)
     root: .
     classes: [{", ".join(CLASSES)}]
+    phrases: {{{", ".join(f"{name}: {words}" for name, words in PHRASES.items())}}}
     splits:
       default:
         table: {{files: videos.csv}}

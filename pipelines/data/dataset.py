@@ -53,6 +53,11 @@ class Dataset:
         return self.entry.classes[0]
 
     @property
+    def phrases(self) -> dict[str, str]:
+        """Class name -> the words that a text encoder reads in its place; a class's title where nothing else is given."""
+        return {**self.entry.class_titles, **self.entry.phrases}
+
+    @property
     def splits(self) -> tuple[str, ...]:
         return tuple(self.entry.splits)
 

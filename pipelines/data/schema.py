@@ -189,7 +189,11 @@ class Group(Model):
 
 
 class Entry(Model):
-    """One dataset of the manifest."""
+    """One dataset of the manifest.
+
+    `phrases` are the words that stand for a class in a text encoder, where its name is no good prompt
+    ("RoadAccidents" -> "road accident"); classes without one are encoded by their names.
+    """
 
     title: str
     kind: Literal["weak", "one-class"] = "weak"
@@ -202,6 +206,7 @@ class Entry(Model):
     classes: Texts
     class_titles: dict[str, str] = {}
     class_aliases: dict[str, str] = {}
+    phrases: dict[str, str] = {}
     group: Group = Group()
     camera: Regex | None = None
     lengths: Sources = ()
@@ -232,6 +237,11 @@ class Entry(Model):
                 raise ValueError(
                     f"class_aliases: {alias!r} means {name!r}, which is no class{suggest(name, self.classes)}"
                 )
+        for name, words in self.phrases.items():
+            if name not in self.classes:
+                raise ValueError(f"phrases: {name!r} is no class{suggest(name, self.classes)}")
+            if not words.strip():
+                raise ValueError(f"phrases: the words of {name!r} are empty")
         for name, split in self.splits.items():
             if split.base is not None and (split.base not in self.splits or self.splits[split.base].base is not None):
                 raise ValueError(

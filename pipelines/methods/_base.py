@@ -121,6 +121,9 @@ class Method(nn.Module, ABC):
     supervision: Literal["weak", "one-class", "none"] = "weak"  # weak: needs normal and abnormal training videos
     needs_class_labels: bool = False  # every anomaly class needs a training video
     needs_text: bool = False
+    takes_prompt_tower: bool = False  # learns its prompts where the text encoder is CLIP's (`extras["prompt_tower"]`)
+    needs_pseudo: bool = False  # trains on pseudo labels (`vad train --pseudo`)
+    expand: Literal["repeat", "linear", "bins32"] = "repeat"  # how its clip scores become frames unless asked otherwise
     notes: tuple[str, ...] = ()  # what a user should know of this build ("one anomaly class: the middle level is off")
 
     def phases(self) -> list[Phase]:

@@ -290,6 +290,7 @@ class Head(nn.Module):
 class Afr(Method):
     """Pyramid, neck and shared head; each level scores its own clips."""
 
+    needs_pseudo = True
     expand = "linear"  # how clip scores become frames: each level interpolated, mean over levels [code]
 
     def __init__(self, config: Config, shape: Shape, resources: Resources) -> None:

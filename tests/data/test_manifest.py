@@ -215,3 +215,14 @@ def test_reading_the_manifest_imports_nothing_heavy() -> None:
 def test_listing_builds_no_models() -> None:
     code = "import sys; from pipelines.data.discovery import summary; summary(); print('pydantic' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_phrases_stand_for_classes_and_unknown_classes_are_named(tmp_path: Path) -> None:
+    dataset = load(manifest(tmp_path, ENTRY + "    phrases: {fight: two people fighting}\n")).dataset("mine")
+    assert dataset.phrases == {"fight": "two people fighting"}
+    assert load(packaged_path()).dataset("ucf-crime").phrases["RoadAccidents"] == "road accident"
+    assert load(packaged_path()).dataset("xd-violence").phrases["B6"] == "car accident"  # its title
+    with pytest.raises(UsageError, match=r"'fihgt' is no class \(did you mean 'fight'\?\)"):
+        load(manifest(tmp_path, ENTRY + "    phrases: {fihgt: x}\n"))
+    with pytest.raises(UsageError, match="words of 'fight' are empty"):
+        load(manifest(tmp_path, ENTRY + "    phrases: {fight: ' '}\n"))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from pipelines.errors import MissingArtifactError, UsageError, VerificationError
 from tests.evaluate.world import AP, AUC, QUICK, SCORES, World, make
@@ -249,3 +250,22 @@ def test_curves_are_drawn_on_demand_for_what_exists(tiny: World):
     assert (folder / "metrics.json").read_bytes() == before
     with pytest.raises(UsageError, match="zebra"):
         tiny.evaluate(path, curves=("zebra",))
+
+
+def test_an_event_past_the_end_is_an_error_unless_the_length_is_made_of_rows(tiny: World):
+    tiny.write("tiny/truth.csv", "video,start,end,label\na,2,4,fire\na,7,9,fire\n")
+    path = tiny.npz(SCORES)
+    with pytest.raises(VerificationError, match="'a' has 6 frames, but an event begins at frame 7"):
+        tiny.evaluate(path)
+    document = yaml.safe_load(tiny.manifest.read_text())
+    for part in document["datasets"]["tiny"]["splits"]["default"].values():
+        part["fields"] = ["video", "label"]
+    tiny.manifest.write_text(yaml.safe_dump(document))
+    for part in ("test", "val", "train"):
+        lines = (tiny.root / "tiny" / f"{part}.txt").read_text().splitlines()
+        tiny.write(f"tiny/{part}.txt", "".join(line.rpartition(",")[0] + "\n" for line in lines))
+    metrics = tiny.evaluate(path).evals[0].metrics
+    assert metrics["metrics"]["auc"]["value"] == pytest.approx(AUC)
+    assert metrics["ground_truth"]["lost_events"] == 1
+    assert metrics["ground_truth"]["length_source"] == {"rows": 2}
+    assert any("events begin past the end" in line for line in metrics["warnings"])

@@ -334,7 +334,7 @@ def _show(console: Console, request: EvalRequest, result: EvalResult) -> None:
     if not one:
         _show_seeds(console, result, shown)
     for kind, groups in (result.summary.get("breakdown") or {}).items():
-        _show_breakdown(console, kind, groups)
+        _show_breakdown(console, kind, groups, shown)
     if result.comparison:
         show_comparison(console, result.comparison)
     for item in result.evals:
@@ -413,24 +413,37 @@ def _show_settings(console: Console, settings: dict[str, Any], protocols: Any) -
     console.table("each setting (mean ± deviation over seeds)", ("setting", *names), rows)
 
 
-def _show_breakdown(console: Console, kind: str, groups: Any) -> None:
+def _show_breakdown(console: Console, kind: str, groups: Any, protocols: Any) -> None:
     from pipelines.report.table import points
 
     if "reason" in groups:
         console.text(f"by {kind}: {groups['reason']}")
         return
-    names = list(dict.fromkeys(name for group in groups.values() for name in group["metrics"]))
-    names = [name for name in names if any(_value(group["metrics"].get(name)) is not None for group in groups.values())]
+    cells = {name: _group_cells(group["metrics"], protocols) for name, group in groups.items()}
+    names = [
+        n for n in dict.fromkeys(n for one in cells.values() for n in one) if any(c.get(n) for c in cells.values())
+    ]
     rows = [
         (
             f"{name} ({group['description']})",
             group["videos"],
             group["events"],
-            *(points(_value(group["metrics"].get(metric))) for metric in names),
+            *(points(cells[name].get(metric)) for metric in names),
         )
         for name, group in groups.items()
     ]
     console.table(f"by {kind}", (kind, "videos", "events", *names), rows)
+
+
+def _group_cells(metrics: dict[str, Any], protocols: Any) -> dict[str, float | None]:
+    """The fractions of one group by column; detection has a column a protocol, operating figures have none."""
+    cells: dict[str, float | None] = {}
+    for name, entry in metrics.items():
+        if name == "map-iou":
+            cells |= {f"{name} {protocol}": _value(entry.get(protocol)) for protocol in protocols}
+        elif name != "operating":
+            cells[name] = _value(entry)
+    return cells
 
 
 def _value(entry: Any) -> float | None:

@@ -126,6 +126,17 @@ class VerbGroup(LightGroup):
         super().__init__(**attributes)
         self.commands.update({verb.name: LazyVerb(verb) for verb in present()})
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb; Ctrl-C and a stage's broken pipe become errors of ours before Typer turns them into bare codes."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise VadError(
+                "interrupted", hint="what is finished is kept; the same command goes on", exit_code=130
+            ) from error
+        except BrokenPipeError as error:
+            raise VadError(f"a pipe to another process broke: {error}", hint="--debug shows where") from error
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """The overview: what it is, where to start, verbs in panels, exit codes."""
         formatter.write(_overview(ctx, self))
@@ -235,13 +246,13 @@ def _code_of(error: BaseException, *, debug: bool) -> int:
         case typer.Exit():
             return error.exit_code
         case KeyboardInterrupt() | typer.Abort():
-            console.error("interrupted", hint="the same command goes on from what is finished")
+            console.error("interrupted")
             return 130
         case VadError():
             console.error(error.message, hint=error.hint)
             return error.exit_code
         case TyperException():
-            console.error(error.format_message(), hint=_help_of(error))
+            console.error(error.format_message() + _value_of(error), hint=_help_of(error))
             return error.exit_code
         case MemoryError():
             console.error("out of memory", hint="fewer --workers or a smaller --batch")
@@ -252,6 +263,12 @@ def _code_of(error: BaseException, *, debug: bool) -> int:
         case _:
             console.error(f"unexpected {type(error).__name__}: {error}", hint="--debug shows the traceback")
             return 1
+
+
+def _value_of(error: TyperException) -> str:
+    """The value that could not be read, where Typer's message leaves it out."""
+    details: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
+    return f" (given: {details[0]['input']!r})" if details and "input" in details[0] else ""
 
 
 def _help_of(error: TyperException) -> str:

@@ -53,9 +53,10 @@ class Console:
     def of(cls, ctx: typer.Context, *, json: bool = False) -> Console:
         """The console of a command: `json` is its --json, quiet comes from the global options."""
         settings = ctx.find_object(Settings) or Settings()
-        if json:
-            return cls(Mode.JSON)
-        return cls(Mode.QUIET if settings.quiet else Mode.HUMAN)
+        made = cls(Mode.JSON if json else Mode.QUIET if settings.quiet else Mode.HUMAN)
+        made.progress.quiet = settings.quiet
+        ctx.call_on_close(made.progress.close)  # an error's message stands below the bar, and the cursor comes back
+        return made
 
     def text(self, message: str = "") -> None:
         """A line of the answer."""
@@ -139,15 +140,20 @@ class Reporter:
         """One line that may change a number, in every mode."""
         self._line(f"{paint('warning:', YELLOW, sys.stderr)} {message}")
 
-    def finish(self) -> None:
-        """Close the task: the bar goes, one line says what was done and how long it took."""
-        task, self._task = self._task, None
+    def close(self) -> None:
+        """Take the bar away and stop the heartbeat, whatever is done; for the end of a command."""
+        self._task = None
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
         if self._beat is not None:
             self._beat.set()
             self._beat = None
+
+    def finish(self) -> None:
+        """Close the task: the bar goes, one line says what was done and how long it took."""
+        task = self._task
+        self.close()
         if task is not None and not self.quiet:
             err(f"{task.what}: {task.done} {task.unit} in {_clock(time.monotonic() - task.started)}\n")
 

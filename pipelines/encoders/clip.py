@@ -10,12 +10,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from pipelines.encoders import _weights
 from pipelines.encoders._base import Encoder, EncoderConfig, Precision, Preprocess, Weights
+from pipelines.encoders._prompts import PromptTower
 from pipelines.errors import MissingArtifactError, VerificationError
 
 if TYPE_CHECKING:
@@ -199,13 +201,18 @@ class Clip(Encoder):
         """
         import torch
 
-        tokenizer, model = self._text_tower()
+        tokenizer, model = self.text_tower()
         tokens = tokenizer(list(words), padding=True, truncation=True, return_tensors="pt")
         with torch.inference_mode():
             embedded: Tensor = model(**tokens).text_embeds
         return embedded.float()
 
-    def _text_tower(self) -> tuple[Any, Any]:
+    def text_tower(self) -> tuple[Any, Any]:
+        """(the tokenizer, the text model with its projection) of the same checkpoint, on the CPU.
+
+        Raises:
+            MissingArtifactError: the weights, or the tokenizer's files beside them, are not here.
+        """
         if self._text is None:
             from transformers import CLIPConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -220,6 +227,12 @@ class Clip(Encoder):
 def encode_text(variant: str, texts: Sequence[str]) -> Tensor:
     """The text tower of `clip:<variant>`: texts -> float32 (Y, D), not normalised."""
     return build(variant, Config()).encode_text(texts)
+
+
+def prompt_tower(variant: str, texts: Sequence[str]) -> PromptTower:
+    """The text tower of `clip:<variant>` with room for learned tokens around each text."""
+    tokenizer, model = build(variant, Config()).text_tower()
+    return PromptTower(model, tokenizer, texts)
 
 
 def vision_tower(sizes: dict[str, Any]) -> Any:
@@ -247,8 +260,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (SafetensorError, RuntimeError, ValueError, EOFError) as error:
-        raise VerificationError(f"{path} is not a readable checkpoint: {error}") from error
+    except (SafetensorError, UnpicklingError, RuntimeError, ValueError, EOFError) as error:
+        reason = str(error).partition("\n")[0]
+        raise VerificationError(f"{path} is not a readable checkpoint: {reason}") from error
 
 
 def load_strictly(model: Any, tensors: dict[str, Tensor], path: Path) -> None:

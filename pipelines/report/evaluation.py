@@ -86,7 +86,7 @@ def compose(done: Evaluated) -> dict[str, Any]:
         "scores": {
             **done.provided.facts,
             "classes": None if done.provided.classes is None else list(done.provided.classes),
-            "expand": done.protocol.expand,
+            "expand": done.protocol.expand or done.provided.expand,
             "tail": done.protocol.tail,
             "crop_rule": done.protocol.crops,
             "nan_replaced": done.gathered.nan_replaced,

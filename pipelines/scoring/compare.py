@@ -59,7 +59,7 @@ def data_from(record: EvalRecord, dataset: Dataset) -> EvalData:
         VerificationError: labels or annotations are not those of the evaluation any more.
     """
     recipe = record.artifact.recipe
-    protocol = protocol_of(recipe)
+    protocol = replace(protocol_of(recipe), expand=record.metrics["scores"]["expand"])
     part = recipe["part"]
     if dataset.truth_fingerprint(recipe["split"], protocol.gt, part) != recipe["truth"]:
         raise VerificationError(

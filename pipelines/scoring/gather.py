@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipelines.errors import UsageError, VerificationError
 from pipelines.recipe import suggest
 from pipelines.records import Scores, Video, VideoTruth
-from pipelines.scoring.expand import FrameScores, expand
+from pipelines.scoring.expand import Expand, FrameScores, expand
 
 if TYPE_CHECKING:
     from pipelines.data.manifest import Dataset
@@ -71,6 +71,7 @@ def gather(
     *,
     protocol: Protocol,
     fps: Mapping[str, float | None],
+    how: Expand = "repeat",
     approximate: Container[str] = (),
 ) -> Gathered:
     """Expand each video's scores to frames and build its truth of the same length; videos without scores are left out.
@@ -86,7 +87,7 @@ def gather(
             continue
         clean, count = without_nan(scores[video.id], protocol.nan)
         replaced += count
-        frames.append(expand(clean, how=protocol.expand, crop=protocol.crops, tail=protocol.tail))
+        frames.append(expand(clean, how=how, crop=protocol.crops, tail=protocol.tail))
         cut_short = protocol.tail == "truncate" or video.id in approximate
         past_end: Literal["drop", "error"] = "drop" if cut_short else "error"
         rate = fps.get(video.id)
@@ -193,7 +194,10 @@ def to_data(
     from pipelines.scoring.block import EvalData
 
     scores, classes = _with_classes(provided, dataset.classes, class_map)
-    gathered = gather(scores, videos, dataset, protocol=protocol, fps=provided.fps, approximate=provided.approximate)
+    how = protocol.expand or provided.expand
+    gathered = gather(
+        scores, videos, dataset, protocol=protocol, how=how, fps=provided.fps, approximate=provided.approximate
+    )
     data = EvalData(
         frames=gathered.frames,
         truths=gathered.truths,

@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from pipelines.scoring.block import EvalOptions
+    from pipelines.scoring.expand import Expand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol:
     """Everything that changes a number once scores and truth are given; part of the eval id.
 
-    `expand`, `crops`, `tail` lead from clips to frames; `smooth` ("gaussian:3"), `normalise`, `drop_first`, `drop_last`
+    `expand` (None: as the method declares, else by repetition), `crops`, `tail` lead from clips to frames; `smooth` ("gaussian:3"), `normalise`, `drop_first`, `drop_last`
     follow in that order, or `compat` names a published recipe that replaces them. `protocols`, `tious` and
     `detection_videos` belong to `map-iou`; `rounds` 0 leaves intervals out; `floors` "none" leaves floors out.
     `threshold_policy` is `quantile[:q]`, `max-normal` or `target-fa-per-hour:x`; `threshold`, a number, goes before it.
     """
 
     gt: str | None = None
-    expand: Literal["repeat", "linear", "bins32"] = "repeat"
+    expand: Expand | None = None
     crops: str = "mean"
     tail: Literal["hold", "truncate"] = "hold"
     smooth: str = "none"

@@ -13,16 +13,18 @@ from pipelines.errors import MissingArtifactError, VerificationError
 from pipelines.progress import Progress
 from pipelines.recipe import fingerprint
 from pipelines.records import Scores, Video
+from pipelines.scoring.expand import Expand
 from pipelines.scoring.gather import Coverage
 from pipelines.store import runs
 from pipelines.store import scores as files
 from pipelines.store.features import FeatureStore, find_stores, serving_stores
+from pipelines.store.runs import EvalRecord
 from pipelines.store.scores import Layout, ScoreFile
 
 if TYPE_CHECKING:
     from pipelines.data.manifest import Dataset
 
-LENGTH_SOURCES = ("features", "scores file", "frame folder", "published", "container", "rows")
+SCORES = "scores.npz"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Provided:
     """Scores by the dataset's video id, and what is known of the videos beside them.
 
     `length_source` counts videos by where their length came from; `classes` names the class columns, None where the
-    scores have none or do not name them; `facts` goes into metrics.json under "scores"; `approximate` videos have a
+    scores have none or do not name them; `expand` is how the method wants its clips expanded; `facts` goes into metrics.json under "scores"; `approximate` videos have a
     length made of clips or rows.
     """
 
@@ -39,6 +41,7 @@ class Provided:
     length_source: Mapping[str, int]
     classes: tuple[str, ...] | None
     facts: Mapping[str, Any]
+    expand: Expand = "repeat"
     approximate: frozenset[str] = frozenset()
     warnings: tuple[str, ...] = ()
 
@@ -118,26 +121,30 @@ class RunSource:
         wanted = [video.id for video in videos if video.id in places]
         key = self._key(wanted, places)
         earlier = self._earlier(key) if self.reuse else None
+        how: Expand = "repeat"
         if earlier is not None:
-            progress.note(f"scores as in {earlier.parent.name}, nothing to compute")
-            rows = files.read(earlier).rows
+            progress.note(f"scores as in {earlier.folder.name}, nothing to compute")
+            rows = files.read(earlier.folder / SCORES).rows
+            how = earlier.metrics["scores"].get("method_expand", "repeat")
             scores = {v: files.place(v, rows[v], rows[v].n_frames or 0, Layout()) for v in wanted}
         else:
-            scores = self._compute(wanted, places, progress)
+            scores, how = self._compute(wanted, places, progress)
         facts = [places[video][0].facts(video) for video in wanted]
         loose = [video for video, fact in zip(wanted, facts, strict=True) if fact.extra.get("length") == "clips"]
         return Provided(
             scores=scores,
+            expand=how,
             approximate=frozenset(loose),
             fps={video: fact.fps for video, fact in zip(wanted, facts, strict=True)},
             length_source=_counted("16n" if fact.extra.get("length") == "clips" else "features" for fact in facts),
             classes=tuple(self.artifact.recipe.get("classes", ())) or None,
-            facts={"key": key, "unit": "clips", "reused": earlier is not None} | _steps(scores),
+            facts={"key": key, "unit": "clips", "reused": earlier is not None, "method_expand": how} | _steps(scores),
         )
 
     def _compute(
         self, wanted: Sequence[str], places: Mapping[str, tuple[FeatureStore, ...]], progress: Progress
-    ) -> dict[str, Scores]:
+    ) -> tuple[dict[str, Scores], Expand]:
+        """The method over stored features, and how it wants its clips expanded."""
         from pipelines.scoring.infer import score_store
         from pipelines.training.checkpoint import load_run
 
@@ -150,7 +157,7 @@ class RunSource:
         for ids in by_stores.values():
             for scores in score_store(run, places[ids[0]], ids, device=device, progress=progress):
                 found[scores.video_id] = scores
-        return found
+        return found, run.method.expand
 
     def _by_video(self) -> dict[str, tuple[FeatureStore, ...]]:
         """Each complete video's stores, one a stream; the first cache layer that has it wins."""
@@ -186,11 +193,10 @@ class RunSource:
         made = {video: [[store.artifact.id, store.checksum(video)] for store in places[video]] for video in wanted}
         return fingerprint({"run": self.artifact.id, "videos": made})
 
-    def _earlier(self, key: str) -> Path | None:
+    def _earlier(self, key: str) -> EvalRecord | None:
         for record in reversed(runs.evals(self.folder)):
-            path = record.folder / "scores.npz"
-            if record.metrics.get("scores", {}).get("key") == key and path.is_file():
-                return path
+            if record.metrics.get("scores", {}).get("key") == key and (record.folder / SCORES).is_file():
+                return record
         return None
 
 

@@ -67,7 +67,9 @@ def choose(
             frames = []
             for video in have:
                 clean = without_nan(provided.scores[video.id], protocol.nan)[0]
-                expanded = expand(clean, how=protocol.expand, crop=protocol.crops, tail=protocol.tail)
+                expanded = expand(
+                    clean, how=protocol.expand or provided.expand, crop=protocol.crops, tail=protocol.tail
+                )
                 frames.append(process.scores(expanded.scores)[0])
             found = learn(
                 frames, policy, fps=[provided.fps.get(v.id) for v in have], cameras=[video.camera for video in have]

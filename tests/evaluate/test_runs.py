@@ -123,11 +123,15 @@ def test_the_threshold_is_the_one_that_the_run_recorded(trained: Trained):
 
 def test_missing_features_are_named_with_the_command(trained: Trained):
     store = next((trained.toy.cache / "features" / "toy").iterdir())
-    shutil.rmtree(store / "features.zarr" / "test_03")
+    array, aside = store / "features.zarr" / "test_03", trained.toy.cache / "test_03"
+    array.rename(aside)
     with pytest.raises(VerificationError, match="1 of 12 videos have no scores: test_03") as error:
         trained.evaluate()
     assert "vad extract toy" in error.value.hint
     assert trained.evaluate(missing="allow").evals[0].metrics["videos"] == 11
+    aside.rename(array)
+    complete = trained.evaluate(missing="allow").evals[0]
+    assert (complete.state, complete.metrics["videos"]) == ("new", 12)
     shutil.rmtree(store)
     with pytest.raises(MissingArtifactError, match="no features 'toy'") as missing:
         trained.evaluate()
@@ -144,6 +148,20 @@ def test_changed_features_are_scored_again(trained: Trained):
     after = trained.evaluate(protocol=replace(FAST, smooth="mean:3")).evals[0]
     assert after.metrics["scores"]["reused"] is False
     assert after.metrics["scores"]["key"] != before.metrics["scores"]["key"]
+
+
+def test_a_method_says_how_its_clips_become_frames(trained: Trained, monkeypatch: pytest.MonkeyPatch):
+    from pipelines.methods.mil_rank import MilRank
+
+    run = str(trained.group / "seed-0")
+    repeated = trained.evaluate(run=run).evals[0].metrics
+    linear = trained.evaluate(run=run, protocol=replace(FAST, expand="linear")).evals[0].metrics
+    assert (repeated["scores"]["expand"], linear["scores"]["expand"]) == ("repeat", "linear")
+    assert repeated["metrics"]["auc"]["value"] != linear["metrics"]["auc"]["value"]
+    monkeypatch.setattr(MilRank, "expand", "linear")
+    declared = trained.evaluate(run=run, again="new").evals[0].metrics
+    assert declared["metrics"] == linear["metrics"]
+    assert declared["scores"]["expand"] == "linear"
 
 
 def other_dataset(trained: Trained, classes: list[str]) -> None:

@@ -95,8 +95,10 @@ Compat = Annotated[
     typer.Option("--compat", metavar="PRESET", help="vadclip, rtfm, pel4vad, ...", rich_help_panel=PROTOCOL),
 ]
 Expand = Annotated[
-    Literal["repeat", "linear", "bins32"],
-    typer.Option("--expand", help="From clips to frames.", rich_help_panel=PROTOCOL),
+    Literal["repeat", "linear", "bins32"] | None,
+    typer.Option(
+        "--expand", help="From clips to frames; as the method declares unless given.", rich_help_panel=PROTOCOL
+    ),
 ]
 Tail = Annotated[
     Literal["hold", "truncate"],
@@ -189,7 +191,7 @@ def eval_(
     lengths: Lengths = None,
     segments: Segments = None,
     gt: Gt = None,
-    expand: Expand = "repeat",
+    expand: Expand = None,
     crops: Crops = "mean",
     tail: Tail = "hold",
     smooth: Smooth = "none",

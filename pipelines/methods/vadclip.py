@@ -85,7 +85,8 @@ class VadClip(Method):
 
     needs_class_labels = True
     needs_text = True
-    class_text: Tensor
+    takes_prompt_tower = True
+    class_text: Tensor  # of a trained run with learned prompts: what the tower made of them
 
     def __init__(self, config: Config, shape: Shape, resources: Resources) -> None:
         super().__init__()
@@ -94,7 +95,12 @@ class VadClip(Method):
         self.config, self.classes = config, shape.classes
         self.register_buffer("class_text", text_vectors(resources, "classes", config.width, rows=len(shape.classes)))
         self.tower = resources.extras.get("prompt_tower")  # (context, d) -> (Y, d); not a parameter of ours
-        self.prompt = nn.Parameter(torch.randn(config.context, config.width) * 0.01) if self.tower else None
+        learned = self.tower is not None or "prompt" in resources.extras.get("stored", ())
+        self.prompt = nn.Parameter(torch.randn(config.context, config.width) * 0.01) if learned else None
+        self._settled: Tensor | None = None  # the prompt that class_text was made of
+        if self.tower is not None:
+            _check_tower(self.tower, config)
+            self.register_state_dict_pre_hook(lambda *_: self._settle())
         self.project = InputProjection(shape.dim, config.width)
         self.trunk = build_trunk(config.trunk, config.width, config.lgt)
         self.mlp1 = mlp(config.width, 4 * config.width, QuickGelu())  # of the text
@@ -102,8 +108,21 @@ class VadClip(Method):
         self.classifier = nn.Linear(config.width, 1)
 
     def text(self) -> Tensor:
-        """Class text (Y, d): through the tower with the learned prompt, or the frozen vectors."""
-        return self.class_text if self.tower is None else self.tower(self.prompt)
+        """Class text (Y, d): through the tower with the learned prompt while training, else the vectors at hand."""
+        if self.tower is None:
+            return self.class_text
+        if self.training and torch.is_grad_enabled():
+            return self.tower(self.prompt)  # type: ignore[no-any-return]
+        self._settle()
+        return self.class_text
+
+    def _settle(self) -> None:
+        """Bring class_text up to the learned prompt; it is saved, so that a loaded run needs no tower."""
+        assert self.prompt is not None
+        if self._settled is None or not torch.equal(self._settled, self.prompt):
+            with torch.no_grad():
+                self.class_text = self.tower(self.prompt).detach()
+            self._settled = self.prompt.detach().clone()
 
     def branches(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, S, D), mask (B, S) -> (trunk (B, S, d), binary logits (B, S), class logits (B, S, Y)).
@@ -162,8 +181,21 @@ class VadClip(Method):
         return {"input": x.mean(0).float().cpu().numpy()} | whole
 
 
+def _check_tower(tower: Any, config: Config) -> None:
+    width, rows = getattr(tower, "width", config.width), getattr(tower, "rows", config.context)
+    if (rows, width) != (config.context, config.width):
+        raise UsageError(
+            f"the text tower takes prompts of {rows} rows of {width}, the configuration has context={config.context}, "
+            f"width={config.width}",
+            hint=f"--set width={width} --set context={rows}",
+        )
+
+
 def build(config: Config, shape: Shape, resources: Resources) -> VadClip:
-    """The method; `resources.text["classes"]` (Y, D_t), or `resources.extras["prompt_tower"]` for learned prompts."""
+    """The method; `resources.text["classes"]` (Y, D_t), and `resources.extras["prompt_tower"]` for learned prompts.
+
+    `resources.extras["stored"]` names the tensors of a run that is loaded: its learned prompt is kept without a tower.
+    """
     return VadClip(config, shape, resources)
 
 

@@ -93,10 +93,11 @@ def load_run(folder: Path, *, device: str = "cpu") -> LoadedRun:
     shape = shape_from(recipe["shape"])
     tensors = read_weights(folder / WEIGHTS, method=str(recipe["method"]))
     text = {key[len(TEXT) :]: value.numpy() for key, value in tensors.items() if key.startswith(TEXT)}
+    stored = _under(tensors, METHOD)
     with torch.random.fork_rng(devices=[]):
-        method: Method = module.build(config, shape, Resources(text=text))
+        method: Method = module.build(config, shape, Resources(text=text, extras={"stored": frozenset(stored)}))
     inputs = Inputs(shape.dim, shape.streams, config.data)
-    put_weights(method, _under(tensors, METHOD), where=folder / WEIGHTS)
+    put_weights(method, stored, where=folder / WEIGHTS)
     put_weights(inputs, _under(tensors, INPUTS), where=folder / WEIGHTS)
     return LoadedRun(
         folder=folder,

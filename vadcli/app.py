@@ -78,7 +78,7 @@ EXIT_CODES = (
     (130, "Ctrl-C"),
 )
 
-PITCH = "Video anomaly detection: extract features once, train, evaluate, and trace every number back to the frames."
+PITCH = "Video anomaly detection: extract features once, train, evaluate, trace every number."
 TOUR = (
     ("vad demo", "everything once, on videos it draws itself"),
     ("vad predict video.mp4", "a curve of your own video, no training needed"),

@@ -5,17 +5,19 @@
 
 The first measures, in turns and on the same cores, decode alone (d), encode alone (e, from clips in memory) and the
 whole extraction with its commits, in frames of video per second, and prints extraction / (1 / (1/d + 1/e)), on a GPU
-extraction / min(d, e).
+extraction / min(d, e). The second ratio is the processor time of the two parts over that of the whole: it shows the
+overhead also where other work shares the machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -78,16 +80,20 @@ def speed(dataset: Folder, options: argparse.Namespace) -> None:
     jobs = [DecodeJob(v.id, v.path, sampling.clip_len, sampling.stride, positions) for v in dataset.videos]
     held, lengths = _hold(jobs, workers)
     print(f"{len(jobs)} videos, {sum(lengths)} frames, {workers} decoders, {encode_threads(device)} encoding threads")
-    rounds: list[tuple[float, float, float, float]] = []
+    rounds: list[tuple[float, ...]] = []
     for number in range(options.rounds):
-        d = sum(lengths) / _timed(lambda: [None for _ in _decode(jobs, workers)])
-        e = _encode_rate(streams, held, positions, sampling, device)
-        x = sum(lengths) / _timed(lambda: _extract(dataset, options, sampling, device, workers))
+        d, cpu_d = _timed(lambda: [None for _ in _decode(jobs, workers)], sum(lengths))
+        e, cpu_e = _encode(streams, held, positions, sampling, device)
+        x, cpu_x = _timed(lambda: _extract(dataset, options, sampling, device, workers), sum(lengths))
         ideal = 1 / (1 / d + 1 / e) if device == "cpu" else min(d, e)
-        rounds.append((d, e, x, x / ideal))
-        print(f"round {number + 1}: decode {d:.0f}, encode {e:.0f}, extraction {x:.0f} frames/s, ratio {x / ideal:.3f}")
-    middle = [statistics.median(column) for column in zip(*rounds, strict=True)]
-    print(f"median: decode {middle[0]:.0f}, encode {middle[1]:.0f}, extraction {middle[2]:.0f}, ratio {middle[3]:.3f}")
+        rounds.append((d, e, x, x / ideal, (cpu_d + cpu_e) / cpu_x))
+        print(f"round {number + 1}: {_told(rounds[-1])}")
+    print(f"median:  {_told([statistics.median(column) for column in zip(*rounds, strict=True)])}")
+
+
+def _told(values: Sequence[float]) -> str:
+    d, e, x, wall, cpu = values
+    return f"decode {d:.0f}, encode {e:.0f}, extraction {x:.0f} frames/s, ratio {wall:.3f}, by processor time {cpu:.3f}"
 
 
 def memory(n_videos: int) -> None:
@@ -159,9 +165,9 @@ def _decode(jobs: Sequence[DecodeJob], workers: int) -> Iterator[object]:
         yield from pool.run(jobs)
 
 
-def _encode_rate(
+def _encode(
     streams: Sequence[Stream], held: Sequence[np.ndarray], positions: Sequence[int], sampling: Sampling, device: str
-) -> float:
+) -> tuple[float, float]:
     threads = encode_threads(device)
     video = Video("held", Path("held"), "train", ())
 
@@ -173,8 +179,7 @@ def _encode_rate(
                 engine.submit(Ticket(video, tuple(range(len(streams)))), 0, clips, positions)
             engine.flush()
 
-    n_frames = sum(len(clips) for clips in held) * sampling.stride
-    return n_frames / _timed(work)
+    return _timed(work, sum(len(clips) for clips in held) * sampling.stride)
 
 
 def _extract(dataset: Folder, options: argparse.Namespace, sampling: Sampling, device: str, workers: int) -> None:
@@ -186,10 +191,16 @@ def _extract(dataset: Folder, options: argparse.Namespace, sampling: Sampling, d
         extract.run(request).raise_for_failures()
 
 
-def _timed(work: object) -> float:
-    started = time.monotonic()
-    work()  # type: ignore[operator]
-    return time.monotonic() - started
+def _timed(work: Callable[[], object], n_frames: int) -> tuple[float, float]:
+    """(frames per second, processor seconds per frame of this process and its ended children)."""
+    started, before = time.monotonic(), _cpu_s()
+    work()
+    return n_frames / (time.monotonic() - started), (_cpu_s() - before) / n_frames
+
+
+def _cpu_s() -> float:
+    uses = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(use.ru_utime + use.ru_stime for use in uses)
 
 
 def _tiny(folder: Path) -> Path:

@@ -109,6 +109,7 @@ class Scorer:
     threshold: float | None = None
     threshold_source: str = ""
     smooth: str | None = None
+    expand: Literal["repeat", "linear", "bins32"] = "repeat"
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -216,6 +217,7 @@ def _of_run(folder: Path, device: str) -> Scorer:
         threshold=quantile,
         threshold_source=f"99 % of the {recorded.get('thresholds_from', 'frame scores of normal videos')}",
         smooth=smooth,
+        expand=loaded.method.expand,
         facts=_facts_of(loaded),
     )
 
@@ -253,7 +255,7 @@ def _predict(one: Encoded, path: Path, scorer: Scorer, request: PredictRequest, 
     from pipelines.scoring.expand import expand
     from pipelines.scoring.smooth import parse_smooth, smooth
 
-    frames = expand(scorer.score(one))
+    frames = expand(scorer.score(one), how=scorer.expand)
     fps = one.facts.fps
     how = request.smooth or scorer.smooth or f"gaussian:{FLOOR_SMOOTH_S * (fps or 25):g}"
     scores = smooth(frames.scores, parse_smooth(how))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,9 @@ from pipelines.data import manifest as manifests
 from pipelines.data.holdout import holdout, refuse_leaks
 from pipelines.data.manifest import Dataset
 from pipelines.errors import MissingArtifactError, UsageError
-from pipelines.extraction.text import class_text, default_encoder
+from pipelines.extraction import pseudo as pseudo_labels
+from pipelines.extraction.pseudo import Pseudo
+from pipelines.extraction.text import class_text, default_encoder, prompt_tower, text_id
 from pipelines.methods._base import Method, MethodConfig, Resources, Shape
 from pipelines.progress import Progress, Silent
 from pipelines.recipe import canonical_json, fingerprint, parse_assignments, read_config_file, resolve, suggest
@@ -39,6 +40,7 @@ from pipelines.training.inputs import JoinedFeatures
 from pipelines.training.loop import Precision, StopFlag, stop_flag
 from pipelines.training.member import MemberJob, train_member
 from pipelines.training.select import SelectionConfig
+from pipelines.training.transfer import Start, start_of
 
 NO_PRESET = "none"
 
@@ -48,7 +50,8 @@ class TrainRequest:
     """What a user asked for; None means the default, which the plan's `assumed` then says.
 
     `features` is an id, an encoder or `A+B`; `seeds` runs from `seed` on; `sets` are `key=value`, a comma makes a
-    sweep; `resume` insists on going on with a stopped run; `new` trains although the run exists.
+    sweep; `pseudo` is a run or `clip[:variant]`, for methods that train on pseudo labels; `resume` insists on going on
+    with a stopped run; `new` trains although the run exists.
     """
 
     method: str = "mil-rank"
@@ -61,6 +64,7 @@ class TrainRequest:
     config: Path | None = None
     sets: Sequence[str] = ()
     text: str | None = None
+    pseudo: str | None = None
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     precision: Precision = "float32"
     device: str = "auto"
@@ -96,6 +100,8 @@ class TrainPlan:
     members: tuple[Member, ...]
     group: Path
     text_encoder: str | None
+    pseudo: Pseudo | None
+    starts: tuple[Start, ...]
     assumed: tuple[str, ...]
     device: str
 
@@ -181,7 +187,8 @@ def plan(request: TrainRequest) -> TrainPlan:
     fixed, combinations = split_sweep(request.sets)
     preset = _preset(module, request, dataset.name, assumed)
     layered = [_config(module, request, preset, fixed, combination) for combination in combinations]
-    configs = [config for config, _ in layered]
+    starts = [start_of(module, config, dataset.classes, root=roots.runs) for config, _ in layered]
+    configs = [start.config for start in starts]
 
     choice = choose_features(
         roots.features, name, request.features, defaults=[*module.DEFAULT_FEATURES, dataset.encoder]
@@ -194,15 +201,18 @@ def plan(request: TrainRequest) -> TrainPlan:
     text = (request.text or default_encoder(choice.encoders)) if method_class(module).needs_text else None
     if text is not None and request.text is None:
         assumed.append(f"text vectors: {text}")
+    device = resolve_device(request.device)
+    pseudo = _pseudo(request, dataset, train, module, roots, shape, device)
     base = _recipe(request, dataset, split, method, choice, shape, train, held, text)
+    base |= {"pseudo": pseudo.id} if pseudo is not None else {}
     members = tuple(
         Member(
             place_of(combination, seed),
             seed,
             combination,
-            {**base, "config": config.model_dump(mode="json"), "seed": seed},
+            {**base, **_started(start), "config": start.config.model_dump(mode="json"), "seed": seed},
         )
-        for combination, config in zip(combinations, configs, strict=True)
+        for combination, start in zip(combinations, starts, strict=True)
         for seed in range(request.seed, request.seed + request.seeds)
     )
     root = roots.runs / artifacts.folder_name(name) / artifacts.folder_name(method)
@@ -225,8 +235,10 @@ def plan(request: TrainRequest) -> TrainPlan:
         members=members,
         group=group,
         text_encoder=text,
+        pseudo=pseudo,
+        starts=tuple(start for start in starts for _ in range(request.seeds)),
         assumed=tuple(assumed),
-        device=resolve_device(request.device),
+        device=device,
     )
 
 
@@ -275,7 +287,8 @@ def _one(planned: TrainPlan, index: int, member: Member, sink: Progress, flag: S
                 module=planned.module,
                 config=planned.configs[index],
                 shape=planned.shape,
-                resources=_resources(planned),
+                resources=_resources(planned, index, sink),
+                inputs=_inputs(planned, index),
                 streams=planned.choice.streams,
                 train=planned.train,
                 held=planned.held,
@@ -429,6 +442,7 @@ def _recipe(
         "precision": request.precision,
         "features": features,
         "text": text,
+        **({"text_id": text_id(dataset.classes, encoder=text, phrases=dataset.phrases)} if text else {}),
         "classes": list(dataset.classes),
         "shape": shape_record(shape),
         "videos": _fingerprint(train, dataset.classes),
@@ -442,13 +456,54 @@ def _fingerprint(videos: Sequence[Video], classes: Sequence[str]) -> str:
     return fingerprint({"classes": list(classes), "videos": sorted([v.id, sorted(v.classes)] for v in videos)})
 
 
-def _resources(planned: TrainPlan) -> Resources:
-    if planned.text_encoder is None:
-        return Resources()
-    found = class_text(
-        planned.dataset.classes,
-        encoder=planned.text_encoder,
-        cache=planned.roots.cache,
-        layers=planned.roots.features[1:],
-    )
-    return dataclasses.replace(Resources(), text=found.vectors)
+def _pseudo(
+    request: TrainRequest,
+    dataset: Dataset,
+    train: Sequence[Video],
+    module: ModuleType,
+    roots: Roots,
+    shape: Shape,
+    device: str,
+) -> Pseudo | None:
+    """The pseudo labels of a method that needs them.
+
+    Raises:
+        MissingArtifactError: none were named; the hint has the command.
+        UsageError: the method takes none.
+    """
+    needed = method_class(module).needs_pseudo
+    if request.pseudo is None:
+        if needed:
+            raise pseudo_labels.missing(dataset, method=request.method, roots=roots)
+        return None
+    if not needed:
+        raise UsageError(f"{module.NAME} takes no pseudo labels", hint="leave out --pseudo")
+    grid = (shape.clip_len, shape.stride)
+    return pseudo_labels.resolve(request.pseudo, dataset, train, roots=roots, grid=grid, device=device)
+
+
+def _started(start: Start) -> dict[str, str]:
+    """What a run's recipe says of the run it started from; nothing without one."""
+    return {"started_from": start.run} if start.run else {}
+
+
+def _inputs(planned: TrainPlan, index: int) -> dict[str, str]:
+    """Ids of the artefacts beside the features that a member is made from, by role."""
+    found = {"pseudo": planned.pseudo.id} if planned.pseudo is not None else {}
+    text = planned.members[index].recipe.get("text_id")
+    found |= {f"text:{planned.text_encoder}": str(text)} if text else {}
+    run = planned.starts[index].run
+    return found | ({"run:core": run} if run else {})
+
+
+def _resources(planned: TrainPlan, index: int, progress: Progress) -> Resources:
+    pseudo = planned.pseudo.labels(progress=progress) if planned.pseudo is not None else {}
+    extras = dict(planned.starts[index].extras)
+    encoder, dataset = planned.text_encoder, planned.dataset
+    if encoder is None:
+        return Resources(pseudo=pseudo, extras=extras)
+    cache, layers = planned.roots.cache, planned.roots.features[1:]
+    found = class_text(dataset.classes, encoder=encoder, cache=cache, layers=layers, phrases=dataset.phrases)
+    if method_class(planned.module).takes_prompt_tower and encoder.startswith("clip:"):
+        extras["prompt_tower"] = prompt_tower(dataset.classes, encoder=encoder, phrases=dataset.phrases)
+    return Resources(text=found.vectors, pseudo=pseudo, extras=extras)

@@ -45,6 +45,11 @@ def wanted_of(name: str, recipe: FeaturesRecipe) -> Wanted:
     Raises:
         UsageError: the encoder that is installed would give other vectors (revision, weights, preprocessing).
     """
+    if recipe.encoder.partition(":")[0] in ("import", "captions"):
+        raise UsageError(
+            f"the run reads {recipe.encoder}, which no encoder here can make of a video",
+            hint="`vad eval` scores stored features",
+        )
     options = [f"{key}={json.dumps(value)}" for key, value in recipe.options.items()]
     (choice,) = choose_encoders([recipe.encoder], options)
     sampling = Sampling(recipe.clip_len, recipe.stride, recipe.fps, recipe.last_clip)

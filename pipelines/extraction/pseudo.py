@@ -178,7 +178,7 @@ class _Run:
 
 
 def _from_run(text: str, dataset: Dataset, videos: Sequence[Video], roots: Roots, device: str) -> Pseudo:
-    folder = only_run(text, roots.runs)
+    folder = runs.only_run(text, roots.runs)
     run = artifacts.read(folder)
     source = RunSource(folder, run, dataset, roots, device)
     _complete(source.coverage(videos).missing, dataset, f"the run {folder}")
@@ -192,20 +192,6 @@ def _from_run(text: str, dataset: Dataset, videos: Sequence[Video], roots: Roots
     shape = run.recipe["shape"]
     grid = (int(shape["clip_len"]), int(shape["stride"]))
     return Pseudo(recipe, {"run": run.id}, grid, _Run(source, tuple(videos)), dataset.name, roots)
-
-
-def only_run(text: str, root: Path) -> Path:
-    """The folder of the one run that `text` means.
-
-    Raises:
-        MissingArtifactError: none.
-        UsageError: a group of several seeds or settings; each is listed.
-    """
-    group = runs.resolve(text, root)
-    if len(group.runs) > 1:
-        lines = "".join(f"\n  {folder}" for folder in group.runs)
-        raise UsageError(f"{text!r} means {len(group.runs)} runs:{lines}", hint="name one by its folder")
-    return group.runs[0]
 
 
 # ---- from image and text ---------------------------------------------------------------------------------------

@@ -98,6 +98,25 @@ def class_text(
     return TextVectors(vectors, id, encoder, written)
 
 
+def text_id(
+    classes: Sequence[str], *, encoder: str, phrases: Mapping[str, str] | None = None, template: str = "{}"
+) -> str:
+    """The id that `class_text` of the same arguments has; nothing is encoded."""
+    return fingerprint(make_recipe(classes, encoder=encoder, phrases=phrases or {}, template=template))
+
+
+def prompt_tower(classes: Sequence[str], *, encoder: str, phrases: Mapping[str, str] | None = None) -> Any:
+    """The text tower of `clip:<variant>` with room for learned tokens: (77, D) -> class vectors (Y, D').
+
+    Raises:
+        UsageError: a class whose words leave no room for the learned tokens.
+        MissingArtifactError: the weights or the tokenizer are not here.
+    """
+    recipe = make_recipe(classes, encoder=encoder, phrases=phrases or {}, template="{}")
+    module: Any = catalog.load("encoders", encoder)
+    return module.prompt_tower(encoder.partition(":")[2], [phrase for _, phrase in recipe.classes])
+
+
 def make_recipe(classes: Sequence[str], *, encoder: str, phrases: Mapping[str, str], template: str) -> TextRecipe:
     """The recipe of `class_text`, checked."""
     known = ["seeded", "minilm", *(n for n in catalog.names("encoders") if n.startswith("clip:"))]

@@ -368,10 +368,23 @@ def take_over(config: Config, trained: Method, classes: tuple[str, ...]) -> tupl
     """The configuration and the extras for a training that starts from the CORE of a trained run (`init_core`).
 
     Raises:
-        UsageError: the run is no RefineVAD with a CORE.
+        UsageError: the run is no RefineVAD with a CORE, its CORE has another form, or `core.class_map` has unknown names.
     """
     if not isinstance(trained, RefineVad) or trained.core is None:
         raise UsageError(f"init_core={config.init_core!r} is not a refine-vad run with a CORE")
+    ours, theirs = (config.width, config.core.attend), (trained.config.width, trained.config.core.attend)
+    if ours != theirs:
+        raise UsageError(
+            f"the CORE of {config.init_core!r} has width={theirs[0]}, core.attend={theirs[1]}; the configuration has "
+            f"{ours[0]}, {ours[1]}",
+            hint=f"--set width={theirs[0]} --set core.attend={theirs[1]}",
+        )
+    for key, value in config.core.class_map.items():
+        if key not in classes or value not in trained.categories:
+            raise UsageError(
+                f"core.class_map: {key!r} -> {value!r} must lead from one of {', '.join(classes[1:])} to one of "
+                f"{', '.join(trained.categories)}"
+            )
     core = config.core.model_copy(update={"categories": trained.categories})
     return config.model_copy(update={"core": core}), {"core": trained.core.state_dict()}
 

@@ -107,6 +107,20 @@ def resolve(text: str, root: Path) -> RunGroup:
     return found[0]
 
 
+def only_run(text: str, root: Path) -> Path:
+    """The folder of the one run that `text` means.
+
+    Raises:
+        MissingArtifactError: none.
+        UsageError: a group of several seeds or settings; each is listed.
+    """
+    group = resolve(text, root)
+    if len(group.runs) > 1:
+        lines = "".join(f"\n  {folder}" for folder in group.runs)
+        raise UsageError(f"{text!r} means {len(group.runs)} runs:{lines}", hint="name one by its folder")
+    return group.runs[0]
+
+
 def facts(group: RunGroup, root: Path) -> RunFacts:
     """What `vad runs ls` shows of a group."""
     read = [artifacts.read(folder) for folder in group.runs]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -67,6 +67,7 @@ class MemberJob:
     device: str
     save_every: int
     method_file: str | None = None
+    inputs: Mapping[str, str] = field(default_factory=dict)  # ids of further artefacts it is made from, by role
 
 
 def train_member(job: MemberJob, *, progress: Progress, flag: StopFlag) -> None:
@@ -272,6 +273,7 @@ def _write(
         "threads": torch.get_num_threads(),
         "seconds": round(time.monotonic() - began, 2),
         "complexity": method.complexity(1),
+        "expand": method.expand,
         "method_file": job.method_file,
         "swept": dict(job.member.swept),
     }
@@ -279,7 +281,7 @@ def _write(
         RUN,
         job.member.id,
         job.member.recipe,
-        inputs={f"features:{need['stream']}": str(need["id"]) for need in needs},
+        inputs={f"features:{need['stream']}": str(need["id"]) for need in needs} | dict(job.inputs),
         recorded=recorded,
         counts={"train": len(job.train), "held": len(job.held), "steps": int(facts["steps"])},
     )

@@ -112,7 +112,9 @@ def frame_measure(
     _need_both(int(joined.sum()), int((~joined).sum()), what="frames")
 
     def measure(method: Method) -> float:
-        return auc(np.concatenate([expand(scorer(method, video.id)).scores for video in videos]), joined)
+        return auc(
+            np.concatenate([expand(scorer(method, video.id), how=method.expand).scores for video in videos]), joined
+        )
 
     return measure
 
@@ -137,11 +139,11 @@ def learn_thresholds(
 ) -> dict[str, dict[str, float]]:
     """Quantiles of the frame scores of normal videos, for each filter: filter text -> quantile -> score.
 
-    Crops are averaged and scores expanded by repetition first. Empty without normal videos.
+    Crops are averaged and scores expanded as the method declares first. Empty without normal videos.
     """
     if not normal_ids:
         return {}
-    frames = [expand(scorer(method, video)).scores for video in normal_ids]
+    frames = [expand(scorer(method, video), how=method.expand).scores for video in normal_ids]
     found: dict[str, dict[str, float]] = {}
     for text in filters:
         pooled = np.concatenate([smooth(line, parse_smooth(text)) for line in frames])

@@ -78,6 +78,12 @@ def train(
         str | None,
         typer.Option("--text", metavar="ENCODER", help="Text encoder of class prompts: clip:..., minilm, seeded."),
     ] = None,
+    pseudo: Annotated[
+        str | None,
+        typer.Option(
+            "--pseudo", metavar="RUN|clip", help="Pseudo labels: a run's scores, or CLIP features with class words."
+        ),
+    ] = None,
     precision: Annotated[
         str, typer.Option("--precision", metavar="float32|bf16", help="Arithmetic of the training step.")
     ] = "float32",
@@ -113,6 +119,7 @@ def train(
         config=config,
         sets=tuple(assignments or ()),
         text=text,
+        pseudo=pseudo,
         selection=SelectionConfig(
             mode=_one_of("--selection", selection, SELECTIONS),
             every=_positive("--select-every", select_every),
@@ -155,6 +162,7 @@ def _dry_run(console: Console, plan: TrainPlan) -> None:
         "split": plan.split,
         "features": plan.choice.label,
         "preset": plan.preset,
+        **({"pseudo labels": plan.pseudo.label} if plan.pseudo else {}),
         "selection": plan.request.selection.mode,
         "training videos": len(plan.train),
         "held-out videos": len(plan.held),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import platform
@@ -192,6 +191,8 @@ def video_id_of(name: str) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of python and of the libraries that can change a number."""
+    import importlib.metadata  # here, because every listing imports this module
+
     found = {"python": platform.python_version()}
     for package in RECORDED_PACKAGES:
         try:

@@ -6,8 +6,9 @@ import errno
 import importlib
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -88,22 +89,29 @@ TOUR = (
 )
 
 
-class _LightHelp:
-    """A --help flag with a default: without one, Typer imports pydantic in every command only to read the flag."""
+class _Light:
+    """Leaves options that were not given alone: Typer would import pydantic in every command only to read a None."""
 
-    def get_help_option(self, ctx: Any) -> Any:
-        """Typer's own option, never None as a value."""
-        option = super().get_help_option(ctx)  # type: ignore[misc]
-        if option is not None and option.default is None:
-            option.default = False
-        return option
+    def get_params(self, ctx: Any) -> Any:
+        """Typer's own parameters, --help among them, each with the short way for None."""
+        found = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in found:
+            if "process_value" not in vars(parameter):
+                parameter.process_value = partial(_process_value, parameter, parameter.process_value)
+        return found
 
 
-class LightCommand(_LightHelp, TyperCommand):
+def _process_value(parameter: Any, process: Callable[[Any, Any], Any], ctx: Any, value: Any) -> Any:
+    if value is not None or parameter.required:
+        return process(ctx, value)
+    return parameter.callback(ctx, parameter, None) if parameter.callback else None
+
+
+class LightCommand(_Light, TyperCommand):
     """A command that starts without pydantic as long as all that is given are flags."""
 
 
-class LightGroup(_LightHelp, TyperGroup):
+class LightGroup(_Light, TyperGroup):
     """A group of such commands."""
 
 
@@ -206,21 +214,12 @@ def run(argv: Sequence[str]) -> int:
     debug = "--debug" in arguments[:2]
     previous = signal.signal(signal.SIGTERM, _stop)
     try:
-        result = _command().main(args=arguments, prog_name=_program(), standalone_mode=False)
+        result = typer.main.get_command(app).main(args=arguments, prog_name=_program(), standalone_mode=False)
         return result if isinstance(result, int) else 0
     except BaseException as error:  # noqa: BLE001  the outermost frame: every error becomes a message and a code
         return _code_of(error, debug=debug)
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-def _command() -> Any:
-    """The whole command line. The two completion flags get a default: without one Typer imports pydantic to read them."""
-    command = typer.main.get_command(app)
-    for parameter in command.params:
-        if parameter.name in {"install_completion", "show_completion"}:
-            parameter.default = False
-    return command
 
 
 def _program() -> str:

@@ -181,3 +181,18 @@ def test_segments_are_read_from_csv_and_activitynet(tmp_path: Path):
         read_segments(table, ["u"], ["normal", "fire"])
     with pytest.raises(VerificationError, match="'fire' is no class"):
         read_segments(table, ["v"], ["normal", "fight"])
+
+
+def test_a_difference_of_a_whole_clip_is_an_error_and_less_is_a_tail():
+    clips = Rows(np.zeros((1, 2)))
+    assert place("a", clips, 47, Layout("clips", 16)).spans[-1].tolist() == [16, 32]
+    with pytest.raises(VerificationError, match="end at frame 32, the video has 48"):
+        place("a", clips, 48, Layout("clips", 16))
+
+
+def test_scores_repeated_past_the_end_are_cut_there_when_it_is_said():
+    rows = Rows(np.arange(48, dtype=float)[None])
+    scores = place("a", rows, 35, Layout("frames", 16))
+    assert (scores.clips.shape, scores.spans[-1].tolist()) == ((1, 35), [34, 35])
+    with pytest.raises(VerificationError, match="48 frame scores end at frame 48, the video has 35"):
+        place("a", rows, 35, Layout("frames"))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.errors import VerificationError
+
+if TYPE_CHECKING:
+    from pipelines.records import VideoFacts
 
 LastClip = Literal["drop", "repeat", "pad"]
 Tail = Literal["hold", "truncate"]
@@ -45,6 +48,34 @@ def clip_frame_indices(n_frames: int, *, clip_len: int, stride: int, last_clip: 
     count = n_clips(n_frames, clip_len=clip_len, stride=stride, last_clip=last_clip)
     index = np.arange(count, dtype=np.int64)[:, None] * stride + np.arange(clip_len, dtype=np.int64)
     return index % n_frames if last_clip == "pad" else np.minimum(index, max(0, n_frames - 1))
+
+
+def stored_spans(facts: VideoFacts, count: int) -> NDArray[np.int64]:
+    """Native frames that each of `count` stored clips speaks for, (count, 2) int64 half-open, cut at the video's end.
+
+    The count comes from the array and is never derived from the frame count: imported features may disagree with it
+    by a clip, and a clip past the end speaks for the last frame. Clips of a resampled video (`--fps`) are mapped
+    back to native frames.
+    """
+    n_sampled = n_sampled_of(facts)
+    starts = np.minimum(np.arange(count, dtype=np.int64) * facts.stride, max(0, n_sampled - 1))
+    spans = np.stack([starts, np.minimum(starts + facts.clip_len, n_sampled)], axis=1)
+    if n_sampled == facts.n_frames:
+        return spans
+    native = np.rint(spans * (facts.n_frames / n_sampled)).astype(np.int64)
+    native[:, 0] = np.minimum(native[:, 0], facts.n_frames - 1)
+    native[:, 1] = np.maximum(native[:, 1], native[:, 0] + 1)
+    return native
+
+
+def native_stride(facts: VideoFacts) -> int:
+    """Native frames from one stored clip's start to the next one's, rounded up."""
+    return -(-facts.stride * facts.n_frames // n_sampled_of(facts))
+
+
+def n_sampled_of(facts: VideoFacts) -> int:
+    """Frames that the clips were cut from: the resampled ones under `--fps`, else all."""
+    return int(facts.extra.get("n_sampled", facts.n_frames))
 
 
 def n_covered(spans: NDArray[np.int64], n_frames: int, *, tail: Tail, stride: int, video: str = "") -> int:

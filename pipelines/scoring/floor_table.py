@@ -15,6 +15,7 @@ from pipelines.scoring.block import evaluate_scores, floors_alone
 from pipelines.scoring.gather import to_data
 from pipelines.scoring.protocol import Protocol
 from pipelines.scoring.sources import Provided, known_length
+from pipelines.spans import native_stride, stored_spans
 from pipelines.store.features import FeatureStore, find_stores
 
 if TYPE_CHECKING:
@@ -118,9 +119,8 @@ def _motion(videos: Sequence[Video], stores: Sequence[FeatureStore]) -> Provided
 
 def _motion_scores(store: FeatureStore, video: str) -> Scores:
     facts, values = store.facts(video), np.asarray(store.read(video)[:, :, 0], dtype=np.float32)
-    starts = np.arange(len(values), dtype=np.int64) * facts.stride
-    spans = np.stack([starts, np.minimum(starts + facts.clip_len, facts.n_frames)], axis=1)
-    return Scores(video, values.T, spans, facts.n_frames, facts.stride, crops=facts.crops)
+    spans = stored_spans(facts, len(values))
+    return Scores(video, values.T, spans, facts.n_frames, native_stride(facts), crops=facts.crops)
 
 
 def _measured(

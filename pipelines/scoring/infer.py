@@ -12,6 +12,7 @@ from pipelines.errors import UsageError, VerificationError
 from pipelines.methods._base import Method, Shape
 from pipelines.progress import Progress, Silent
 from pipelines.records import Bag, Scores, VideoFacts
+from pipelines.spans import native_stride, stored_spans
 from pipelines.training.checkpoint import LoadedRun, check_features
 from pipelines.training.inputs import Inputs, JoinedFeatures, Stream
 
@@ -134,18 +135,18 @@ def make_bag(
         video_ids=(video_id,),
         crops=tuple(crops),
         streams=dict(shape.streams),
-        extras={"spans": spans_of(t, facts), "n_frames": facts.n_frames, "stride": facts.stride, "fps": facts.fps},
+        extras={
+            "spans": spans_of(t, facts),
+            "n_frames": facts.n_frames,
+            "stride": native_stride(facts),
+            "fps": facts.fps,
+        },
     )
 
 
 def spans_of(t: int, facts: VideoFacts) -> NDArray[np.int64]:
-    """Frames that each of t clips speaks for, (t, 2) int64 half-open, cut at the video's end.
-
-    T comes from the array and is never derived from the frame count: imported features may disagree with it by a
-    clip, and a clip past the end speaks for the last frame.
-    """
-    starts = np.minimum(np.arange(t, dtype=np.int64) * facts.stride, max(0, facts.n_frames - 1))
-    return np.stack([starts, np.minimum(starts + facts.clip_len, facts.n_frames)], axis=1)
+    """Frames that each of t clips speaks for, (t, 2) int64 half-open; see `spans.stored_spans`."""
+    return stored_spans(facts, t)
 
 
 def join(run: LoadedRun, arrays: Mapping[str, NDArray[np.float16]], video_id: str) -> NDArray[np.float16]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipelines import artifacts
 from pipelines.errors import MissingArtifactError, VadError, VerificationError
 from pipelines.records import VideoFacts
-from pipelines.spans import n_clips
+from pipelines.spans import n_clips, n_sampled_of
 from pipelines.store.features import STAGING, FeatureStore, values_checksum
 from pipelines.store.frames import INDEX, FramesStore
 from pipelines.store.listing import RATE, rows, size_bytes
@@ -143,7 +143,7 @@ def _verify_video(store: FeatureStore, video_id: str) -> list[Problem]:
 
 
 def _value_problems(values: NDArray[np.float16], facts: VideoFacts, checksum: str | None) -> Iterator[str]:
-    n_frames = int(facts.extra.get("n_sampled", facts.n_frames))
+    n_frames = n_sampled_of(facts)
     clips = n_clips(n_frames, clip_len=facts.clip_len, stride=facts.stride, last_clip=facts.last_clip)  # type: ignore[arg-type]
     if len(values) != clips:
         yield f"{len(values)} clips, but {n_frames} frames make {clips}"
@@ -167,7 +167,7 @@ def _zero_problems(values: NDArray[np.float16]) -> Iterator[str]:
 def _frames_problems(store: FramesStore, video_id: str, facts: VideoFacts) -> Iterator[str]:
     metadata = store.metadata(video_id)
     shape = store.frames_shape(video_id)
-    n_frames = int(facts.extra.get("n_sampled", facts.n_frames))
+    n_frames = n_sampled_of(facts)
     if shape[0] != n_frames:
         yield f"{shape[0]} frames stored, {n_frames} decoded"
     if INDEX in facts.extra:

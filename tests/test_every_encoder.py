@@ -15,7 +15,7 @@ from pipelines.encoders._complexity import example
 from pipelines.video.crops import CROPS, cut
 
 CLIP_LEN = 4
-LARGE = {"clip:vit-l-14"}
+LARGE = {"clip:vit-b-16", "clip:vit-l-14"}  # the code of vit-b-32 with more of the same
 NAMES = [
     pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else [], id=name)
     for name in catalog.names("encoders")

@@ -9,6 +9,7 @@ import torch
 
 from pipelines.encoders import _weights, effnet
 from pipelines.errors import MissingArtifactError, VerificationError
+from pipelines.video.crops import CROPS, cut
 
 HERE = _weights.locate(effnet.CARD)
 # computed once with the independent package efficientnet-lite-pytorch 0.1.0 and the same weights, for `picture()`
@@ -97,6 +98,24 @@ def test_same_padding_puts_the_odd_pixel_right_and_below():
     image = torch.arange(16.0).reshape(1, 1, 4, 4)
     # windows start at 0 and 2; the second reaches one column and row beyond the picture
     assert effnet.convolve(layer, image)[0, 0].tolist() == [[45.0, 39.0], [66.0, 50.0]]
+
+
+@with_weights
+def test_ten_crops_equal_ten_single_crops():
+    encoder = loaded(view="crops", input="rgb")
+    how = encoder.preprocess
+    shape = (1, 1, 260, 300, 3)
+    frames = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(4), dtype=torch.uint8)
+    ten = encoder.encode(cut(frames, names=CROPS["ten"], resize=how.resize, crop_px=how.crop_px))
+    for index, name in enumerate(CROPS["ten"]):
+        one = encoder.encode(cut(frames, names=[name], resize=how.resize, crop_px=how.crop_px))
+        torch.testing.assert_close(ten[:, index], one[:, 0], rtol=1e-4, atol=1e-5)
+    assert (ten[:, 0] - ten[:, 1]).abs().max() > 1e-3
+
+
+def test_the_whole_view_squeezes_the_frame_and_has_no_corners():
+    how = effnet.build("lite0", effnet.Config()).preprocess
+    assert how.resize == (224, 224) and how.crop_px is None
 
 
 def test_folding_equals_convolution_then_batch_norm():

@@ -119,11 +119,7 @@ def prompt_tower(classes: Sequence[str], *, encoder: str, phrases: Mapping[str, 
 
 def make_recipe(classes: Sequence[str], *, encoder: str, phrases: Mapping[str, str], template: str) -> TextRecipe:
     """The recipe of `class_text`, checked."""
-    known = ["seeded", "minilm", *(n for n in catalog.names("encoders") if n.startswith("clip:"))]
-    if encoder not in known:
-        raise UsageError(
-            f"unknown text encoder {encoder!r}{suggest(encoder, known)}", hint=f"one of {', '.join(known)}"
-        )
+    _check_encoder(encoder)
     if "{}" not in template:
         raise UsageError(
             f"the prompt template {template!r} has no {{}} for the class", hint="for example 'a video of {}'"
@@ -137,11 +133,19 @@ def make_recipe(classes: Sequence[str], *, encoder: str, phrases: Mapping[str, s
     return TextRecipe(
         encoder=encoder,
         revision=REVISIONS[encoder.partition(":")[0]],
-        weights_sha256=_weights_sha256(encoder),
+        weights_sha256=weights_sha256(encoder),
         template=template,
         coarse=COARSE,
         classes=pairs,
     )
+
+
+def _check_encoder(encoder: str) -> None:
+    known = ["seeded", "minilm", *(n for n in catalog.names("encoders") if n.startswith("clip:"))]
+    if encoder not in known:
+        raise UsageError(
+            f"unknown text encoder {encoder!r}{suggest(encoder, known)}", hint=f"one of {', '.join(known)}"
+        )
 
 
 def encode(encoder: str, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -193,7 +197,19 @@ def _minilm(texts: Sequence[str]) -> NDArray[np.float32]:
     return np.asarray(((hidden * weight).sum(1) / weight.sum(1)).numpy(), dtype=np.float32)
 
 
-def _weights_sha256(encoder: str) -> str | None:
+def has_minilm() -> bool:
+    """Whether the sentence encoder is installed."""
+    return importlib.util.find_spec(MINILM_MODULE) is not None
+
+
+def weights_sha256(encoder: str) -> str | None:
+    """The hash of a text encoder's weights; None for `seeded`, which has none.
+
+    Raises:
+        UsageError: an unknown encoder.
+        MissingArtifactError: the sentence encoder is not installed.
+    """
+    _check_encoder(encoder)
     if encoder == "seeded":
         return None
     if encoder == "minilm":

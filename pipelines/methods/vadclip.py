@@ -94,13 +94,13 @@ class VadClip(Method):
             raise UsageError(f"primary={config.primary!r} is neither 'c-branch' nor 'a-branch'")
         self.config, self.classes = config, shape.classes
         self.register_buffer("class_text", text_vectors(resources, "classes", config.width, rows=len(shape.classes)))
-        self.tower = resources.extras.get("prompt_tower")  # (context, d) -> (Y, d); not a parameter of ours
+        self.tower: Any = resources.extras.get("prompt_tower")  # (context, d) -> (Y, d); not a parameter of ours
         learned = self.tower is not None or "prompt" in resources.extras.get("stored", ())
         self.prompt = nn.Parameter(torch.randn(config.context, config.width) * 0.01) if learned else None
         self._settled: Tensor | None = None  # the prompt that class_text was made of
         if self.tower is not None:
             _check_tower(self.tower, config)
-            self.register_state_dict_pre_hook(lambda *_: self._settle())
+            self.register_state_dict_pre_hook(lambda *_: self._settle())  # type: ignore[no-untyped-call]
         self.project = InputProjection(shape.dim, config.width)
         self.trunk = build_trunk(config.trunk, config.width, config.lgt)
         self.mlp1 = mlp(config.width, 4 * config.width, QuickGelu())  # of the text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pipelines.extraction.plan import ExtractionPlan, StreamPlan
 
 SAMPLING = "Clips and crops"
+CAPTIONS = "Captions as a text stream"
 
 
 def extract(
@@ -64,6 +65,28 @@ def extract(
     ] = False,
     precision: Annotated[str, typer.Option("--precision", metavar="float32|bf16", help="Part of the id.")] = "float32",
     settings: SetOption = None,
+    captions: Annotated[
+        Path | None,
+        typer.Option(
+            "--captions",
+            metavar="FILE",
+            help="csv or jsonl of video, caption, and clip | start,end (s) | start_frames,end_frames.",
+            rich_help_panel=CAPTIONS,
+        ),
+    ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option("--text", metavar="ENCODER", help="clip:..., minilm, seeded.", rich_help_panel=CAPTIONS),
+    ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            "--like",
+            metavar="ID|ENCODER",
+            help="Features whose clips the captions follow; the last unless given.",
+            rich_help_panel=CAPTIONS,
+        ),
+    ] = None,
     redo: Annotated[
         str, typer.Option("--redo", metavar="failed|all", help="Try recorded failures again, or do everything again.")
     ] = "none",
@@ -93,12 +116,18 @@ def extract(
     from pipelines import extract as stage
     from pipelines.artifacts import resolve_roots
     from pipelines.data.manifest import load
+    from pipelines.errors import UsageError
     from pipelines.extraction.plan import Sampling
 
     console = Console.of(ctx, json=as_json)
     listed = load(manifest)
     chosen = _dataset(listed, dataset)
     roots = resolve_roots(cache_dir=cache_dir, manifest_cache_dir=listed.cache_dir)
+    if captions is not None:
+        _captions(console, chosen, captions, roots.features, like, text, mode="plan" if dry_run else "write")
+        return
+    if text is not None or like is not None:
+        raise UsageError("--text and --like belong to --captions FILE", hint=f"vad extract {dataset} --captions FILE")
     length = chosen.clip_len if clip_len is None else clip_len
     step = stride if stride is not None else chosen.stride if clip_len is None else clip_len
     request = stage.ExtractRequest(
@@ -128,6 +157,46 @@ def extract(
     result = stage.run(request, progress=console.progress, planned=planned)
     _render(console, result)
     result.raise_for_failures()
+
+
+def _captions(
+    console: Console,
+    dataset: Dataset,
+    source: Path,
+    layers: tuple[Path, ...],
+    like: str | None,
+    text: str | None,
+    *,
+    mode: Literal["plan", "write"],
+) -> None:
+    """Captions of clips as features: what would be made, or making it."""
+    from dataclasses import asdict
+
+    from pipelines.extraction import captions
+
+    planned = captions.plan(dataset, source, layers=layers, like=like, encoder=text)
+    facts = {"encoder": planned.recipe["encoder"], "id": planned.id, "folder": planned.folder}
+    if mode == "plan":
+        console.json({"dry_run": True, **facts, "videos": len(planned.captions), "notes": list(planned.notes)})
+        console.text(
+            f"{facts['encoder']} ({planned.id[:8]}): captions of {len(planned.captions)} videos\n{planned.folder}"
+        )
+        return
+    result = captions.run(planned, progress=console.progress)
+    console.json({**facts, **asdict(result)})
+    if result.empty_clips:
+        console.warn(
+            f"{result.empty_clips} of {result.clips} clips have no caption and are zero vectors; "
+            f"{len(result.silent)} of {result.videos} videos have none at all"
+        )
+    console.text(f"{facts['encoder']} ({result.id[:8]}): {result.made} of {result.videos} videos written")
+    console.text(
+        f"{result.folder}\nNext: vad train {dataset.name} --method refine-vad --features {_visual(planned)}+captions"
+    )
+
+
+def _visual(planned: Any) -> str:
+    return str(planned.like.artifact.recipe["encoder"])
 
 
 def _dataset(listed: Manifest, name: str) -> Dataset:

@@ -292,6 +292,7 @@ def _one(planned: TrainPlan, index: int, member: Member, sink: Progress, flag: S
                 streams=planned.choice.streams,
                 train=planned.train,
                 held=planned.held,
+                unseen=_unseen(planned),
                 truth=planned.dataset.truth,
                 selection=request.selection,
                 precision=request.precision,
@@ -303,6 +304,15 @@ def _one(planned: TrainPlan, index: int, member: Member, sink: Progress, flag: S
         )
     recorded = artifacts.read(folder).recorded
     return RunOutcome(folder, member.id, member.seed, dict(member.swept), status, recorded)
+
+
+def _unseen(planned: TrainPlan) -> tuple[Video, ...]:
+    """Normal videos of the val part that have features: a method that has learnt its training list by heart scores
+    that list's normal videos at nothing, and a threshold taken there would alarm everywhere."""
+    have = JoinedFeatures(planned.choice.streams).videos()
+    fitted = {video.id for video in planned.train}
+    videos = [v for v in planned.dataset.videos(planned.split, "val") if v.id in have and v.id not in fitted]
+    return tuple(v for v, bad in zip(videos, abnormal(videos, planned.dataset.classes), strict=True) if not bad)
 
 
 def _preset(module: ModuleType, request: TrainRequest, dataset: str, assumed: list[str]) -> str:
@@ -424,13 +434,6 @@ def _recipe(
     text: str | None,
 ) -> dict[str, Any]:
     """Everything a run id hashes but its configuration and seed."""
-    names = list(shape.streams)
-    features = [
-        {"encoder": encoder, "id": stack[0].artifact.id, "dim": where.stop - where.start, "stream": stream}
-        for encoder, stack, stream, where in zip(
-            choice.encoders, choice.streams, names, shape.streams.values(), strict=True
-        )
-    ]
     mode = request.selection.mode
     recipe = {
         "method": method,
@@ -440,7 +443,7 @@ def _recipe(
         "selection": mode,
         "selection_options": None if mode == "last" else request.selection.model_dump(mode="json"),
         "precision": request.precision,
-        "features": features,
+        "features": choice.records(shape.streams),
         "text": text,
         **({"text_id": text_id(dataset.classes, encoder=text, phrases=dataset.phrases)} if text else {}),
         "classes": list(dataset.classes),

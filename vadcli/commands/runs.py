@@ -8,7 +8,20 @@ from typing import Annotated, Any, Literal
 import typer
 
 from vadcli.console import Console, out
-from vadcli.options import DatasetOption, JsonOption, ManifestOption, RunsDirOption, SplitOption
+from vadcli.options import (
+    CacheDirOption,
+    DatasetOption,
+    DeviceOption,
+    FeaturesOption,
+    JsonOption,
+    ManifestOption,
+    NewOption,
+    RunsDirOption,
+    SetOption,
+    SplitOption,
+    complete_dataset,
+    complete_method,
+)
 
 app = typer.Typer(help="List, show and compare runs; a table beside the papers' numbers.")
 
@@ -134,9 +147,8 @@ def table(
 
     Rows of different protocols never share a column; a number whose weights were chosen on the test set is marked.
     """
-    from pipelines.report.results import results
-
     from pipelines.artifacts import resolve_roots
+    from pipelines.report.results import results
     from pipelines.report.table import render
 
     console = Console.of(ctx, json=as_json)
@@ -156,6 +168,62 @@ def table(
     console.table(built.title, built.columns, built.rows)
     for note in built.notes:
         console.text(note)
+
+
+@app.command("import")
+def import_(
+    ctx: typer.Context,
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A published .pkl, .pth or .safetensors.")],
+    method: Annotated[
+        str, typer.Option("--method", metavar="NAME", help="Whose weights.", autocompletion=complete_method)
+    ],
+    dataset: Annotated[
+        str, typer.Option("--dataset", metavar="NAME", help="What they are for.", autocompletion=complete_dataset)
+    ],
+    features: FeaturesOption = None,
+    split: SplitOption = None,
+    preset: Annotated[str | None, typer.Option("--preset", metavar="NAME", help="The dataset's unless given.")] = None,
+    assignments: SetOption = None,
+    text: Annotated[
+        str | None, typer.Option("--text", metavar="ENCODER", help="Text encoder of class words: clip:vit-b-16, ...")
+    ] = None,
+    device: DeviceOption = "cpu",
+    new: NewOption = False,
+    cache_dir: CacheDirOption = None,
+    runs_dir: RunsDirOption = None,
+    manifest: ManifestOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Published weights as a run that eval and predict take. Keys are mapped strictly; every difference is listed.
+
+    Nothing in the file is executed. The run is marked `published`: such weights were mostly chosen on test videos.
+    """
+    from dataclasses import asdict
+
+    from pipelines.training import importing
+
+    console = Console.of(ctx, json=as_json)
+    request = importing.ImportRequest(
+        method=method,
+        checkpoint=checkpoint,
+        dataset=dataset,
+        features=features,
+        split=split,
+        preset=preset,
+        sets=tuple(assignments or ()),
+        text=text,
+        device=device,
+        new=new,
+        cache_dir=cache_dir,
+        runs_dir=runs_dir,
+        manifest=manifest,
+    )
+    result = importing.run(request, progress=console.progress)
+    for note in result.notes:
+        console.note(note)
+    console.json(asdict(result))
+    console.text(f"{result.status}: {result.tensors} tensors of {checkpoint} (sha256 {result.sha256[:12]})")
+    console.text(f"{result.folder}\nNext: vad eval")
 
 
 def _as_json(facts: Any, root: Path) -> dict[str, Any]:

@@ -165,6 +165,8 @@ class _Run:
         self.device = pick_device(request.device)
         self.streams = [_load(stream, self.device) for stream in work]  # before anything is written
         self.targets = [_target(stream) for stream in work]
+        for stream, target in zip(work, self.targets, strict=True):
+            _warn_of_edits(stream, target, progress)
         self.work = work
         self.writer = Writer(self.targets, planned.stats)
         self.reasons: dict[str, dict[str, str]] = {target.name: {} for target in self.targets}
@@ -329,6 +331,15 @@ def _target(stream: StreamPlan) -> Target:
     clean_staging(store)
     redo = frozenset(video.id for video in stream.todo if video.id in store)
     return Target(stream.choice.encoder.name, store, stream.recipe, redo=redo, outdated=stream.replaced)
+
+
+def _warn_of_edits(stream: StreamPlan, target: Target, progress: Progress) -> None:
+    before, now = target.store.artifact.recorded.get("plugin_sha256"), stream.choice.source_hash
+    if before != now:
+        progress.warn(
+            f"{stream.choice.name} changed since {target.store.folder.name} was begun, and its revision did not: "
+            "old and new videos may differ (raise `revision` when numbers change)"
+        )
 
 
 def _result(stream: StreamPlan, planned: ExtractionPlan, reasons: Mapping[str, Mapping[str, str]]) -> ArtifactResult:

@@ -165,16 +165,23 @@ class Engine:
             start += len(piece)
 
 
+class _Alias:
+    """The memory of an array without its read-only flag; keeps the array alive."""
+
+    def __init__(self, array: NDArray[np.uint8]) -> None:
+        self.array = array
+        facts = array.__array_interface__
+        self.__array_interface__ = {**facts, "data": (facts["data"][0], False)}
+
+
 def as_tensor(array: NDArray[np.uint8]) -> Tensor:
-    """The array as a tensor over the same memory; nobody writes to it."""
+    """The array as a tensor over the same memory; nobody writes to it.
+
+    Torch warns of read-only memory, which a shared clip buffer is, and has no tensor that could not be written to.
+    """
     import torch
 
-    view = array.view()
-    try:
-        view.flags.writeable = True  # torch warns of read-only memory, which a shared clip buffer is for us
-    except ValueError:
-        view = array.copy()
-    return torch.from_numpy(view)
+    return torch.from_numpy(array if array.flags.writeable else np.asarray(_Alias(array)))
 
 
 def encode_threads(device: str) -> int:

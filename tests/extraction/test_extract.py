@@ -192,6 +192,23 @@ def test_same_stem_in_two_folders(footage: tuple[Video, ...], tmp_path: Path) ->
     assert not np.array_equal(store.read("cam1/v"), store.read("cam2/v"))
 
 
+def test_edited_plugin_with_the_same_revision_is_warned_of(
+    footage: tuple[Video, ...], tmp_path: Path, plugin: str
+) -> None:
+    class Warnings(extract.Silent):
+        def __init__(self) -> None:
+            self.said: list[str] = []
+
+        def warn(self, message: str) -> None:
+            self.said.append(message)
+
+    quiet, loud = Warnings(), Warnings()
+    extract.run(request(footage[:1], tmp_path / "c", plugin), progress=quiet)
+    Path(plugin).write_text(PLUGIN + "\n# edited\n")
+    extract.run(request(footage[:2], tmp_path / "c", plugin), progress=loud)
+    assert quiet.said == [] and "revision" in loud.said[0]
+
+
 # ---- failures --------------------------------------------------------------------------------------------------
 
 

@@ -52,13 +52,12 @@ class Stream:
         wanted = [positions.index(p) for p in self.positions]
         chosen = clips if wanted == list(range(clips.shape[1])) else clips[:, wanted]
         how = self.encoder.preprocess
-        return cut(
-            as_tensor(chosen).to(self.device, non_blocking=True),
-            names=self.crops,
-            resize=how.resize,
-            crop_px=how.crop_px,
-            interpolation=how.interpolation,
-        )
+        frames = as_tensor(chosen).to(self.device, non_blocking=True)
+        crops = cut(frames, names=self.crops, resize=how.resize, crop_px=how.crop_px, interpolation=how.interpolation)
+        # frames that need no resize come back as a view; crops that wait for a full batch must not hold the decoders'
+        # shared memory, or both sides wait for each other
+        same = crops.untyped_storage().data_ptr() == frames.untyped_storage().data_ptr()
+        return crops.clone() if same else crops
 
     def encode(self, crops: Tensor) -> NDArray[np.float16]:
         """crops (b, K, P, h, w, 3), b <= batch -> (b, K, D) float16.

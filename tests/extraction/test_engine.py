@@ -167,6 +167,13 @@ def test_shared_memory_is_not_copied() -> None:
     assert as_tensor(frames).data_ptr() == frames.__array_interface__["data"][0]
 
 
+def test_crops_never_hold_the_shared_memory() -> None:
+    frames = grey(1, 2)
+    crops = stream(Means()).cut(frames, (0,))  # no resize, no crop: nothing needs new memory
+    frames[:] = 99
+    assert crops.unique().tolist() == [1, 2]
+
+
 def test_torch_threads_come_back() -> None:
     before = torch.get_num_threads()
     with torch_threads(1):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from vadcli.console import Console
-from vadcli.options import JsonOption, complete_method
+from vadcli.options import DeviceOption, EncoderOption, JsonOption, complete_method
 
 app = typer.Typer(help="Methods: list and show.", no_args_is_help=True)
 
@@ -43,9 +43,22 @@ def show(
     preset: Annotated[
         str | None, typer.Option("--preset", metavar="NAME", help="Show the values under this preset.")
     ] = None,
+    complexity: Annotated[
+        bool, typer.Option("--complexity", help="Count parameters and operations, and measure the rate here.")
+    ] = False,
+    encoder: EncoderOption = None,
+    clips: Annotated[int, typer.Option("--clips", metavar="N", min=1, help="Clips of the video that is scored.")] = 256,
+    classes: Annotated[int, typer.Option("--classes", metavar="N", min=2, help="Classes, normal included.")] = 14,
+    precision: Annotated[
+        Literal["float32", "bf16"], typer.Option("--precision", help="Arithmetic of the measurement.")
+    ] = "float32",
+    device: DeviceOption = "cpu",
     as_json: JsonOption = False,
 ) -> None:
-    """Show a method's configuration with every default, its presets and the paper's results."""
+    """Show a method's configuration with every default, its presets and the paper's results.
+
+    --encoder, --clips, --classes, --precision and --device say what --complexity measures.
+    """
     from pipelines import catalog
     from pipelines.errors import UsageError
     from pipelines.recipe import resolve, suggest
@@ -60,6 +73,7 @@ def show(
     values = flat(config.model_dump(mode="json"))
     results = [dict(row) for row in getattr(module, "RESULTS", ())]
     about = (module.__doc__ or "").strip()
+    cost = _cost(module, config, encoder, clips, classes, device, precision) if complexity else None
     default = getattr(module, "DEFAULT_PRESET", None)
     console.json(
         {
@@ -71,12 +85,16 @@ def show(
             "presets": presets,
             "default_preset": default,
             "results": results,
+            "complexity": cost,
         }
     )
     console.text(f"{module.NAME}: {about}\n")
     console.table("", ("key", "value", "from"), [(k, str(v), origin.get(k, "default")) for k, v in values.items()])
     marks = [f"{p} (taken unless named)" if p == default else p for p in presets]
     console.text(f"\npresets: {', '.join(marks) or 'none'}\n")
+    if cost:
+        console.table("cost of scoring one video", ("what", "value"), list(cost.items()))
+        console.text()
     if results:
         rows = [
             (
@@ -89,6 +107,23 @@ def show(
             for r in results
         ]
         console.table("published results (%)", ("dataset", "features", "metric", "value", "source"), rows)
+
+
+def _cost(
+    module: Any,
+    config: Any,
+    encoder: str | None,
+    clips: int,
+    classes: int,
+    device: str,
+    precision: Literal["float32", "bf16"],
+) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from pipelines.scoring.complexity import measure
+
+    found = measure(module, config, features=encoder, clips=clips, classes=classes, device=device, precision=precision)
+    return asdict(found)
 
 
 def _words(value: object) -> list[str]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 ALL = "all"
 FLOOR_WORDS = "within its interval of the floor"
-REVISION = 1  # raised when the same scores and truth give another number
+REVISION = 2  # raised when the same scores and truth give another number
 Part = Literal["train", "val", "test"]
 
 
@@ -202,7 +202,7 @@ def _planned(source: ScoreSource, dataset: Dataset, split: str, request: EvalReq
         raise MissingArtifactError(
             f"{dataset.name} has no {request.part} videos in split {split!r}", hint="vad data show"
         )
-    protocol = replace(request.protocol, gt=request.protocol.gt or dataset.default_truth)
+    protocol = request.protocol.resolved(dataset.name, dataset.truths)
     coverage = source.coverage(videos)
     asked = replace(coverage, extra=()) if request.videos else coverage  # a subset has extra scores by intention
     asked.check(missing=request.missing, total=len(videos), hint=hint)

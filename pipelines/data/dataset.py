@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipelines.data.labels import TruthFile
-    from pipelines.records import Video, VideoTruth
+    from pipelines.records import Event, Video, VideoTruth
 
 
 @dataclass(slots=True)
@@ -251,6 +251,18 @@ class Dataset:
 
         source = self.truth_file(gt)
         return labels.build(self, source, video, n_frames, fps=fps, past_end=past_end)
+
+    def annotated(
+        self, video: Video, n_frames: int, *, gt: str | None = None, fps: float | None = None
+    ) -> tuple[Event, ...]:
+        """The video's events as annotated, not cut at its end of `n_frames`.
+
+        Raises:
+            UsageError, MissingArtifactError, VerificationError: as `truth`.
+        """
+        from pipelines.data import labels
+
+        return labels.annotated(self, self.truth_file(gt), video, n_frames, fps=fps)
 
     def pixel_mask(self, video: Video, *, gt: str | None = None) -> NDArray[np.bool_] | None:
         """The pixel masks (N, H, W) bool of a video at the annotation's size, or None where there are none."""

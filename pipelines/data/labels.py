@@ -121,17 +121,37 @@ def build(
             abnormal video that the annotations do not name, a normal one that they say has events.
     """
     abnormal = dataset.is_abnormal(video)
+    uncut = annotated(dataset, source, video, n_frames, fps=fps)
     if source.whole:
-        events = tuple(Event(0, n_frames, name) for name in video.classes) if abnormal and n_frames else ()
-        return VideoTruth(video.id, union(events, n_frames), events, video.classes)
-    intervals = _intervals(dataset, source.events, video, abnormal)
-    rate = fps or video.fps or (_probed(video) if any(one.seconds for one in intervals) else None)
-    events, clamped, lost = cut(named(dataset.entry, video.classes, intervals, rate), n_frames, video.id, past_end)
+        return VideoTruth(video.id, union(uncut, n_frames), uncut, video.classes)
+    events, clamped, lost = cut(uncut, n_frames, video.id, past_end)
     labels = union(events, n_frames)
     if source.labels is not None:
-        plain = [Event(*one.frames(rate), "") for one in _intervals(dataset, source.labels, video, abnormal)]
+        found = _intervals(dataset, source.labels, video, abnormal)
+        rate = _rate(video, found, fps)
+        plain = [Event(*one.frames(rate), "") for one in found]
         labels = union(cut(plain, n_frames, video.id, past_end)[0], n_frames)
     return VideoTruth(video.id, labels, events, video.classes, clamped, lost)
+
+
+def annotated(
+    dataset: Dataset, source: TruthFile, video: Video, n_frames: int, *, fps: float | None = None
+) -> tuple[Event, ...]:
+    """The events of one video as annotated: not cut, the whole video where the truth is its label.
+
+    Raises:
+        VerificationError: see `build`.
+    """
+    abnormal = dataset.is_abnormal(video)
+    if source.whole:
+        return tuple(Event(0, n_frames, name) for name in video.classes) if abnormal and n_frames else ()
+    intervals = _intervals(dataset, source.events, video, abnormal)
+    return named(dataset.entry, video.classes, intervals, _rate(video, intervals, fps))
+
+
+def _rate(video: Video, intervals: Sequence[Interval], fps: float | None) -> float | None:
+    """Frames per second: as given, as listed, or (where intervals are in seconds) as the container says."""
+    return fps or video.fps or (_probed(video) if any(one.seconds for one in intervals) else None)
 
 
 def _probed(video: Video) -> float | None:

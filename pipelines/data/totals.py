@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,10 @@ class Comparison:
     agrees: bool
     message: str
     known: KnownTotal | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """What metrics.json keeps of it."""
+        return {"agrees": self.agrees, "message": self.message}
 
 
 REAL, FLOOR, CEIL = "decoded lengths", "floor to 16", "ceil to 16"

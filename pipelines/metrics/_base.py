@@ -18,6 +18,11 @@ Ints = NDArray[np.int64]
 
 PROTOCOLS = ("vadclip", "abnormal-only", "activitynet")
 TIOUS = (0.1, 0.2, 0.3, 0.4, 0.5)
+NO_CLASSES = "the scores hold no class probabilities"
+NO_CLASSES_HINT = (
+    "bring class probabilities (`<video>|classes`, normal first) or ready intervals (--segments FILE), or take a method "
+    "with classes; on another dataset --class-map FILE maps them"
+)
 
 
 class UndefinedMetricError(UsageError):
@@ -79,11 +84,12 @@ class MetricInput:
         abnormal: (V,) bool, the video's own label (an abnormal video keeps it even where its event was cut off).
         events: per video the labelled intervals as annotated, never clipped to N.
         classes: names of the classes, normal first; empty where the truth names none.
-        class_scores: per video (N, Y) float32 probabilities per frame, or None.
+        class_scores: per video (N, Y) float32 probabilities per frame, or None; `no_classes` says then why, where known.
         fps: per video frames per second, None where unknown; () when none is known.
         segments: ready-made detections that replace the proposals made from class scores.
-        pixel_scores, pixel_masks: per video (N, H, W) maps and masks of equal shape, or None.
-        tracks, boxes: region truth (value = track number) and region detections (value = score), or None.
+        pixel_scores, pixel_masks: per video maps (N, h, w) and masks (N, H, W), or None; smaller maps are enlarged.
+        tracks, boxes: region truth (value = track number) and region detections (value = score), or None;
+            `tracks_from` names what the truth was made of.
     """
 
     video_ids: tuple[str, ...]
@@ -99,6 +105,8 @@ class MetricInput:
     pixel_masks: tuple[Bools, ...] | None = None
     tracks: Boxes | None = None
     boxes: Boxes | None = None
+    no_classes: str = ""
+    tracks_from: str = ""
     memo: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)  # curves sorted once
 
     def __len__(self) -> int:
@@ -169,6 +177,7 @@ class MetricOptions:
         threshold: theta of operating figures and `video-acc`, None where none was learnt.
         threshold_source: where theta comes from, in words.
         thresholds_by_video: (V,) theta per video, for policies learnt per camera; goes before `threshold`.
+        map_resize: how score maps smaller than the masks are enlarged.
     """
 
     protocols: tuple[str, ...] = PROTOCOLS
@@ -178,6 +187,7 @@ class MetricOptions:
     threshold: float | None = None
     threshold_source: str | None = None
     thresholds_by_video: Floats | None = None
+    map_resize: Literal["nearest", "bilinear"] = "bilinear"
 
 
 @dataclass(frozen=True, slots=True)

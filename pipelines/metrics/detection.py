@@ -14,6 +14,8 @@ from pipelines.metrics._base import (
     PROTOCOLS,
     Detections,
     Floats,
+    NO_CLASSES,
+    NO_CLASSES_HINT,
     Ints,
     Measure,
     MetricInput,
@@ -242,7 +244,7 @@ def _proposals(data: MetricInput, protocol: str, chosen: NDArray[np.bool_]) -> D
     if data.segments is not None:
         return data.segments.take(chosen[data.segments.video])
     if data.class_scores is None:
-        raise UndefinedMetricError("the scores hold no class probabilities and no segments were given")
+        raise UndefinedMetricError(data.no_classes or NO_CLASSES, hint=NO_CLASSES_HINT)
     parts = []
     for index in np.flatnonzero(chosen):
         frames = data.class_scores[index]
@@ -255,7 +257,10 @@ def _proposals(data: MetricInput, protocol: str, chosen: NDArray[np.bool_]) -> D
 
 
 def _truths(data: MetricInput, protocol: str, chosen: NDArray[np.bool_]) -> tuple[Truths, dict[str, Any]]:
-    """The events a protocol looks for, in list order, and what was clipped, lost or ignored on the way."""
+    """The events a protocol looks for, in list order, and what was clipped, lost or ignored on the way.
+
+    `vadclip` averages over all classes, so that one without an event costs its share: `ceiling` is what is left.
+    """
     place = {label: index for index, label in enumerate(data.classes)}
     counters = {"clipped": 0, "lost": 0, "unknown_labels": 0, "duplicates": 0}
     rows: list[tuple[int, int, float, float]] = []
@@ -273,6 +278,8 @@ def _truths(data: MetricInput, protocol: str, chosen: NDArray[np.bool_]) -> tupl
             seen.append((int(index), 0, 0.0, float(len(data.labels[index]) // UNIT * UNIT)))
         rows += seen
     counters["n_truth"] = len(rows)
+    if protocol == "vadclip":
+        counters["ceiling"] = len({row[1] for row in rows}) / len(data.classes)
     return Truths.of(rows), counters
 
 

@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.metrics._base import Bools, Floats, Ints, Measure, MetricInput, MetricOptions, UndefinedMetricError
+from pipelines.metrics._base import (
+    NO_CLASSES,
+    NO_CLASSES_HINT,
+    Bools,
+    Floats,
+    Ints,
+    Measure,
+    MetricInput,
+    MetricOptions,
+    UndefinedMetricError,
+)
 
 NAME = "frame"
 SUMMARY = "ROC-AUC and average precision of frames: pooled, abnormal videos only, per video, per class"
@@ -184,7 +194,7 @@ def class_curves(data: MetricInput) -> dict[str, Curve]:
         UndefinedMetricError: no class scores, no named classes, or no class with both kinds of frames.
     """
     if data.class_scores is None or len(data.classes) < 2:
-        raise UndefinedMetricError("the scores hold no class probabilities")
+        raise UndefinedMetricError(data.no_classes or NO_CLASSES, hint=NO_CLASSES_HINT)
     if "classes" in data.memo:
         known: dict[str, Curve] = data.memo["classes"]
         return known

@@ -15,10 +15,15 @@ from pipelines.errors import UsageError
 from pipelines.recipe import fingerprint, suggest
 from pipelines.report import plots
 from pipelines.report.plots import Curve
+from pipelines.scoring.expand import crop_used
+from pipelines.scoring.protocol import MEAN
 from pipelines.store import runs, segments
 from pipelines.store import scores as files
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from pipelines.data.manifest import Dataset
     from pipelines.scoring.block import EvalBlock
     from pipelines.scoring.gather import Coverage, Gathered
@@ -85,10 +90,10 @@ def compose(done: Evaluated) -> dict[str, Any]:
         "ground_truth": _ground_truth(done),
         "scores": {
             **done.provided.facts,
-            "classes": None if done.provided.classes is None else list(done.provided.classes),
+            "classes": done.gathered.classes or (done.provided.classes and list(done.provided.classes)),
             "expand": done.protocol.expand or done.provided.expand,
             "tail": done.protocol.tail,
-            "crop_rule": done.protocol.crops,
+            "crop_rule": _crop_rule(done),
             "nan_replaced": done.gathered.nan_replaced,
             "tied_share": counts.get("tied_share"),
         },
@@ -189,6 +194,13 @@ def _identity(done: Evaluated) -> dict[str, Any]:
     }
 
 
+def _crop_rule(done: Evaluated) -> str | list[str]:
+    """What was done with the crops: one rule, or each that some video needed."""
+    rule = done.protocol.crops or MEAN
+    used = {str(crop_used(rule, record.crops)) for record in done.provided.scores.values()}
+    return next(iter(used)) if len(used) == 1 else sorted(used)
+
+
 def _commit() -> str | None:
     """The git commit of a checkout, read without running git; None for an installed package."""
     git = Path(__file__).parents[2] / ".git"
@@ -222,24 +234,38 @@ def _ground_truth(done: Evaluated) -> dict[str, Any]:
         "missing": list(done.coverage.missing),
         "extra": list(done.coverage.extra),
         "known_totals": _totals(done),
+        "evaluated_totals": _evaluated_totals(done),
     }
 
 
 def _totals(done: Evaluated) -> dict[str, Any]:
     """Our totals beside the known ones, a difference explained by its name; {} where none are known."""
+    labels = [truth.labels for truth in done.gathered.truths]
+    return _compared(done, labels)
+
+
+def _evaluated_totals(done: Evaluated) -> dict[str, Any]:
+    """The same of the frames that were measured, where a rule of lengths made them others than the videos'."""
+    truths = done.gathered.truths
+    if sum(len(labels) for labels in done.block.labels) == sum(truth.n_frames for truth in truths):
+        return {}
+    found = _compared(done, done.block.labels)
+    return {**found, "message": f"evaluated: {found['message']}"} if found else {}
+
+
+def _compared(done: Evaluated, labels: Sequence[NDArray[np.bool_]]) -> dict[str, Any]:
     from pipelines.data.totals import compare
 
-    truths = done.gathered.truths
     found = compare(
         done.dataset.name,
         split=done.split,
         part=done.part,
         truth=str(done.protocol.gt or done.dataset.default_truth),
-        videos=len(truths),
-        frames=sum(truth.n_frames for truth in truths),
-        positives=int(sum(int(truth.labels.sum()) for truth in truths)),
+        videos=len(labels),
+        frames=sum(len(line) for line in labels),
+        positives=int(sum(int(line.sum()) for line in labels)),
     )
-    return {} if found is None else {"agrees": found.agrees, "message": found.message}
+    return {} if found is None else found.as_json()
 
 
 def _total_warnings(done: Evaluated) -> list[str]:

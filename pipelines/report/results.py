@@ -99,9 +99,9 @@ def _newest(
 
 def is_plain(record: EvalRecord) -> bool:
     """Whether nothing was smoothed, scaled, dropped or left out."""
-    from pipelines.scoring.protocol import Protocol
+    from pipelines.scoring.protocol import MEAN, Protocol
 
-    recipe, plain = record.artifact.recipe, asdict(Protocol())
+    recipe, plain = record.artifact.recipe, asdict(Protocol(crops=MEAN))
     keys = ("expand", "crops", "tail", "smooth", "normalise", "drop_first", "drop_last", "compat", "nan")
     whole = recipe.get("videos") is None and not recipe.get("missing") and recipe.get("part") == "test"
     return whole and all(recipe["protocol"].get(key) == plain[key] for key in keys)

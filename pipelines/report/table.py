@@ -102,6 +102,7 @@ def metric_table(metrics: Mapping[str, Any], *, title: str = "", protocols: Sequ
             )
         )
     near = [one.name for one in listed if one.near_floor]
+    notes += _class_notes(metrics, protocols)
     if near:
         notes.append(f"! within its interval of a floor that knows nothing of the video: {', '.join(near)}")
     oracle = {one.name: one.floors["video-oracle"] for one in listed if "video-oracle" in one.floors}
@@ -115,6 +116,20 @@ def metric_table(metrics: Mapping[str, Any], *, title: str = "", protocols: Sequ
             reasons.setdefault(one.reason, []).append(one.name)
     notes += [f"no {', '.join(names)}: {reason}" for reason, names in reasons.items()]
     return Table(title, ("metric", "value", "95 % interval", "floor", "n"), tuple(rows), tuple(notes))
+
+
+def _class_notes(metrics: Mapping[str, Any], protocols: Sequence[str]) -> list[str]:
+    """What a reader of class and detection numbers must know: derived classes, a protocol's ceiling."""
+    notes = []
+    entry = metrics["metrics"].get("map-iou", {})
+    if isinstance(metrics.get("scores", {}).get("classes"), str) and any(p in entry for p in protocols):
+        notes.append(f"map-iou: class probabilities {metrics['scores']['classes']}: (1 - s, s)")
+    ceiling = entry.get("vadclip", {}).get("ceiling") if "vadclip" in protocols else None
+    if isinstance(ceiling, int | float) and ceiling < 1:
+        notes.append(
+            f"vadclip averages over every class, also those without an event: at most {points(float(ceiling))}"
+        )
+    return notes
 
 
 def operating_words(entry: Mapping[str, Any]) -> str:
@@ -147,6 +162,13 @@ def protocol_words(metrics: Mapping[str, Any]) -> str:
     if metrics.get("identity", {}).get("subset") or truth.get("missing"):
         parts.append(f"{metrics['videos']} videos only")
     return ", ".join(parts)
+
+
+def totals_words(metrics: Mapping[str, Any]) -> list[str]:
+    """Frames and positives beside the known totals: of the real lengths, and of the evaluated frames where they differ."""
+    truth = metrics.get("ground_truth", {})
+    told = [truth.get(key, {}).get("message") for key in ("known_totals", "evaluated_totals")]
+    return [str(message) for message in told if message]
 
 
 @dataclass(frozen=True, slots=True)

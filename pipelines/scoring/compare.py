@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,8 @@ def data_from(record: EvalRecord, dataset: Dataset) -> EvalData:
     scores = {video: files.place(video, row, row.n_frames or 0, Layout()) for video, row in rows.items()}
     videos = [video for video in dataset.videos(recipe["split"], part) if video.id in scores]
     classes = record.metrics["scores"].get("classes") if recipe.get("class_map") is None else []
+    if isinstance(classes, str):  # derived from the clip score, and again here
+        classes = None
     provided = Provided(
         scores=scores,
         fps=_rates(record.folder),
@@ -97,9 +99,9 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str
         for key in ("dataset", "split", "part", "truth", "segments")
         if first.get(key) != second.get(key)
     ]
-    ours, theirs = first["protocol"], second["protocol"]
-    keys = [key for key in ours if key not in FREE and ours[key] != theirs.get(key)]
-    return told + [f"{key}: {ours[key]} / {theirs.get(key)}" for key in keys]
+    ours, theirs = asdict(protocol_of(first)), asdict(protocol_of(second))
+    keys = [key for key in ours if key not in FREE and ours[key] != theirs[key]]
+    return told + [f"{key}: {ours[key]} / {theirs[key]}" for key in keys]
 
 
 def _pair(one: EvalRecord, other: EvalRecord, manifest: Manifest, *, rounds: int, seed: int) -> dict[str, Any]:

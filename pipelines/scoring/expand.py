@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +13,7 @@ from pipelines.errors import UsageError, VerificationError
 from pipelines.metrics._base import refuse_nonfinite
 from pipelines.recipe import suggest
 from pipelines.records import Scores
+from pipelines.scoring.protocol import MEAN
 from pipelines.spans import Tail, n_covered
 
 Expand = Literal["repeat", "linear", "bins32"]
@@ -41,7 +43,7 @@ class FrameScores:
         return len(self.scores)
 
 
-def expand(scores: Scores, *, how: Expand = "repeat", crop: str = "mean", tail: Tail = "hold") -> FrameScores:
+def expand(scores: Scores, *, how: Expand = "repeat", crop: str = MEAN, tail: Tail = "hold") -> FrameScores:
     """One score a frame from clip scores: expand, then average the crops.
 
     `repeat` gives each frame the mean over the clips whose span covers it; `linear` puts values at span centres with
@@ -52,7 +54,7 @@ def expand(scores: Scores, *, how: Expand = "repeat", crop: str = "mean", tail: 
     Args:
         scores: clips (K, T) with spans (T, 2); see `Scores`.
         how: one of EXPANDS.
-        crop: `mean` over crops, or one crop's name.
+        crop: `mean` over crops, one crop's name, or several rules joined by `|`: the first that applies.
         tail: frames after the last clip: `hold` its score or `truncate`.
 
     Raises:
@@ -138,14 +140,18 @@ def _classes(scores: Scores, lines: Ints, covered: int) -> NDArray[np.float32] |
 
 
 def _crops(scores: Scores, crop: str) -> Ints:
-    if crop == "mean":
-        return np.arange(len(scores.clips))
-    if crop not in scores.crops:
+    used = crop_used(crop, scores.crops)
+    if used is None:
         raise UsageError(
             f"video {scores.video_id!r} has no crop {crop!r}{suggest(crop, scores.crops)}",
             hint="it has " + ", ".join(scores.crops) + "; or `mean`",
         )
-    return np.array([scores.crops.index(crop)])
+    return np.arange(len(scores.clips)) if used == MEAN else np.array([scores.crops.index(used)])
+
+
+def crop_used(rule: str, crops: Sequence[str]) -> str | None:
+    """Which part of a crop rule (`center_m|mean`) applies to scores with these crops; None where none does."""
+    return next((name for name in rule.split("|") if name == MEAN or name in crops), None)
 
 
 def _check(scores: Scores) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.artifacts import Roots
+from pipelines.data.totals import compare
 from pipelines.errors import MissingArtifactError
 from pipelines.records import Scores, Video
 from pipelines.scoring.block import evaluate_scores, floors_alone
@@ -43,6 +44,7 @@ def floor_table(
     Raises:
         MissingArtifactError: a video's length is known from nowhere; the hint has the command.
     """
+    protocol = protocol.resolved(dataset.name, dataset.truths)
     videos = dataset.videos(split, part)
     stores = find_stores(roots.features, dataset.name)
     blank = _constant(dataset, videos, stores, lengths or {})
@@ -56,6 +58,15 @@ def floor_table(
     if motion is not None:
         found[MOTION] = _measured(motion, videos, dataset, protocol, list(block.floors))
     truths = gathered.truths
+    known = compare(
+        dataset.name,
+        split=split,
+        part=part,
+        truth=str(protocol.gt),
+        videos=len(truths),
+        frames=int(block.counts["frames"]),
+        positives=int(block.counts["positives"]),
+    )
     return {
         "dataset": dataset.name,
         "split": split,
@@ -64,7 +75,8 @@ def floor_table(
         "abnormal": sum(truth.is_abnormal for truth in truths),
         "frames": int(block.counts["frames"]),
         "positives": int(block.counts["positives"]),
-        "truth": f"{dataset.name}:{protocol.gt or dataset.default_truth}",
+        "known_totals": known.as_json() if known else {},
+        "truth": f"{dataset.name}:{protocol.gt}",
         "recipe": block.recipe,
         "length_source": dict(blank.length_source),
         "floors": found,

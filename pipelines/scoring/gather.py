@@ -13,9 +13,11 @@ import yaml
 from numpy.typing import NDArray
 
 from pipelines.errors import UsageError, VerificationError
+from pipelines.metrics._base import NO_CLASSES
 from pipelines.recipe import suggest
-from pipelines.records import Scores, Video, VideoTruth
+from pipelines.records import Event, Scores, Video, VideoTruth
 from pipelines.scoring.expand import Expand, FrameScores, expand
+from pipelines.scoring.protocol import MEAN
 
 if TYPE_CHECKING:
     from pipelines.data.manifest import Dataset
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from pipelines.scoring.sources import Provided
 
 NanRule = Literal["error", "zero", "hold"]
+DERIVED = "derived from the clip score"
 NAMED = 20  # so many videos are listed by name in an error
 
 
@@ -56,12 +59,18 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """Frame scores and truths of the same videos in the split's order, with what was done to get there."""
+    """Frame scores and truths of the same videos in the split's order, with what was done to get there.
+
+    `annotated` holds each video's events as annotated, where the truth's are cut at its end; `classes` says where class
+    scores come from when the scores brought none of their own.
+    """
 
     videos: tuple[Video, ...]
     frames: tuple[FrameScores, ...]
     truths: tuple[VideoTruth, ...]
+    annotated: tuple[tuple[Event, ...], ...]
     nan_replaced: int
+    classes: str | None = None
 
 
 def gather(
@@ -81,19 +90,20 @@ def gather(
     Raises:
         VerificationError: NaN (the video and its first frame are named), or lengths that disagree.
     """
-    frames, truths, kept, replaced = [], [], [], 0
+    frames, truths, uncut, kept, replaced = [], [], [], [], 0
     for video in videos:
         if video.id not in scores:
             continue
         clean, count = without_nan(scores[video.id], protocol.nan)
         replaced += count
-        frames.append(expand(clean, how=how, crop=protocol.crops, tail=protocol.tail))
+        frames.append(expand(clean, how=how, crop=protocol.crops or MEAN, tail=protocol.tail))
         cut_short = protocol.tail == "truncate" or video.id in approximate
         past_end: Literal["drop", "error"] = "drop" if cut_short else "error"
         rate = fps.get(video.id)
         truths.append(dataset.truth(video, clean.n_frames, gt=protocol.gt, fps=rate, past_end=past_end))
+        uncut.append(dataset.annotated(video, clean.n_frames, gt=protocol.gt, fps=rate))
         kept.append(video)
-    return Gathered(tuple(kept), tuple(frames), tuple(truths), replaced)
+    return Gathered(tuple(kept), tuple(frames), tuple(truths), tuple(uncut), replaced)
 
 
 def without_nan(scores: Scores, rule: NanRule) -> tuple[Scores, int]:
@@ -189,7 +199,8 @@ def to_data(
     """Frame scores beside truth, ready for `scoring.block`, and what was done to get there.
 
     Class scores are kept where their classes are the dataset's own, or mapped by `class_map`; they are left out
-    otherwise (binary metrics need none).
+    otherwise (binary metrics need none). Where there are none and the dataset has one anomaly class, scores within
+    [0, 1] are its probability.
     """
     from pipelines.scoring.block import EvalData
 
@@ -198,9 +209,12 @@ def to_data(
     gathered = gather(
         scores, videos, dataset, protocol=protocol, how=how, fps=provided.fps, approximate=provided.approximate
     )
+    gathered, lacking = _derived_classes(gathered, classes)
     data = EvalData(
         frames=gathered.frames,
         truths=gathered.truths,
+        annotated=gathered.annotated,
+        no_classes=lacking,
         classes=classes,
         dataset=dataset.name,
         kind=dataset.kind,
@@ -208,6 +222,27 @@ def to_data(
         fps=tuple(provided.fps.get(video.id) for video in gathered.videos),
     )
     return data, gathered
+
+
+def _derived_classes(gathered: Gathered, classes: Sequence[str]) -> tuple[Gathered, str]:
+    """With class scores (1 - s, s) of frame scores s where there are none but could be, or the reason why not."""
+    if not gathered.frames or any(one.classes is not None for one in gathered.frames):
+        return gathered, ""
+    if len(classes) != 2:
+        return gathered, f"{NO_CLASSES}, and there are {len(classes) - 1} anomaly classes to tell apart"
+    low = min(float(one.scores.min()) for one in gathered.frames)
+    high = max(float(one.scores.max()) for one in gathered.frames)
+    if low < 0 or high > 1:
+        return gathered, (
+            f"{NO_CLASSES}, and lie in [{low:.4g}, {high:.4g}]: only scores within [0, 1] can stand for the probability "
+            f"of {classes[1]!r}"
+        )
+    frames = tuple(replace(one, classes=_two_columns(one.scores)) for one in gathered.frames)
+    return replace(gathered, frames=frames, classes=DERIVED), ""
+
+
+def _two_columns(scores: NDArray[np.float64]) -> NDArray[np.float32]:
+    return np.stack([1.0 - scores, scores], axis=1).astype(np.float32)
 
 
 def _with_classes(

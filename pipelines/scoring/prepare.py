@@ -29,11 +29,11 @@ class EvalData:
         dataset: its name; only presets whose steps differ by dataset look at it.
         kind: "weak" or "one-class"; decides what `all` means.
         cameras, fps: per video, or () where unknown.
-        areas: per video, per event (in the order of `truth.events`): mean share of the picture it fills; or ().
+        areas: per video, per event (in the order in which events are evaluated): mean share of the picture it fills; or ().
         annotated: per video its events before they were cut at its end, for detection (`vadclip` never clips its truth;
             it matters where lengths come from features); the truths' events without it.
         segments: ready detections in place of proposals.
-        pixel_scores, pixel_masks, tracks, boxes: see `MetricInput`.
+        pixel_scores, pixel_masks, tracks, boxes, no_classes, tracks_from: see `MetricInput`.
     """
 
     frames: Sequence[FrameScores]
@@ -50,6 +50,8 @@ class EvalData:
     pixel_masks: Sequence[NDArray[np.bool_]] | None = None
     tracks: Boxes | None = None
     boxes: Boxes | None = None
+    no_classes: str = ""
+    tracks_from: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +63,9 @@ class EvalOptions:
         normalise: "none" or "minmax" per video, after smoothing.
         drop_first, drop_last: frames left out of each video, labels too.
         preset: name of a compatibility preset that replaces the three above.
-        protocols, tious, detection_videos, video_score: see `MetricOptions`.
+        protocols, tious, detection_videos, video_score, map_resize: see `MetricOptions`.
         threshold, threshold_source, thresholds_by_camera: operating point, learnt elsewhere.
-        by: breakdowns to add (`duration`, `area`, `class`, `camera`, `video-length`).
+        by: breakdowns to add (`duration`, `area`, `class`, `camera`, `video-length`; `duration:1:10` states its edges).
         floors: "all" or "none"; `floor_seeds` random floors are averaged.
         rounds: bootstrap rounds, 0 for no interval; `seed` makes them reproducible.
         undefined: "raise" where the user asked by name, "null" for `--metric all`.
@@ -78,6 +80,7 @@ class EvalOptions:
     tious: tuple[float, ...] = TIOUS
     detection_videos: Literal["abnormal", "all"] = "abnormal"
     video_score: Literal["max", "topk"] = "max"
+    map_resize: Literal["nearest", "bilinear"] = "bilinear"
     threshold: float | None = None
     threshold_source: str | None = None
     thresholds_by_camera: Mapping[str, float] = field(default_factory=dict)
@@ -134,10 +137,12 @@ def prepare(data: EvalData, options: EvalOptions) -> Prepared:
         class_scores=classes,
         fps=tuple(data.fps),
         segments=data.segments,
-        pixel_scores=None if data.pixel_scores is None else tuple(data.pixel_scores),
-        pixel_masks=None if data.pixel_masks is None else tuple(data.pixel_masks),
+        pixel_scores=None if data.pixel_scores is None else tuple(process.crop(m) for m in data.pixel_scores),
+        pixel_masks=None if data.pixel_masks is None else tuple(process.crop(m) for m in data.pixel_masks),
         tracks=data.tracks,
         boxes=data.boxes,
+        no_classes=data.no_classes,
+        tracks_from=data.tracks_from,
     ).check()
     cut = sum(e.end_frames > n for t, n in zip(data.truths, covered, strict=True) for e in t.events)
     return Prepared(ready, process, covered, _metric_options(data, options), tuple(constant), cut)
@@ -162,6 +167,7 @@ def _metric_options(data: EvalData, options: EvalOptions) -> MetricOptions:
         threshold=options.threshold,
         threshold_source=options.threshold_source,
         thresholds_by_video=by_video,
+        map_resize=options.map_resize,
     )
 
 

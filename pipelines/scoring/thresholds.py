@@ -12,7 +12,7 @@ from pipelines.scoring.expand import expand
 from pipelines.scoring.gather import without_nan
 from pipelines.scoring.operating import learn, parse_policy
 from pipelines.scoring.presets import PostProcess, post_process
-from pipelines.scoring.protocol import Protocol
+from pipelines.scoring.protocol import MEAN, Protocol
 from pipelines.scoring.smooth import parse_smooth
 from pipelines.scoring.sources import ScoreSource
 
@@ -68,7 +68,7 @@ def choose(
             for video in have:
                 clean = without_nan(provided.scores[video.id], protocol.nan)[0]
                 expanded = expand(
-                    clean, how=protocol.expand or provided.expand, crop=protocol.crops, tail=protocol.tail
+                    clean, how=protocol.expand or provided.expand, crop=protocol.crops or MEAN, tail=protocol.tail
                 )
                 frames.append(process.scores(expanded.scores)[0])
             found = learn(

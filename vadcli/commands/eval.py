@@ -105,7 +105,8 @@ Tail = Annotated[
     typer.Option("--tail", help="Frames after the last clip.", rich_help_panel=PROTOCOL),
 ]
 Crops = Annotated[
-    str, typer.Option("--crops", metavar="mean|NAME", help="Mean over crops, or one.", rich_help_panel=PROTOCOL)
+    str | None,
+    typer.Option("--crops", metavar="mean|NAME", help="Mean over crops (default), or one.", rich_help_panel=PROTOCOL),
 ]
 DropFirst = Annotated[
     int, typer.Option("--drop-first", metavar="N", help="Frames left out at each start.", rich_help_panel=PROTOCOL)
@@ -192,7 +193,7 @@ def eval_(
     segments: Segments = None,
     gt: Gt = None,
     expand: Expand = None,
-    crops: Crops = "mean",
+    crops: Crops = None,
     tail: Tail = "hold",
     smooth: Smooth = "none",
     minmax: Minmax = False,
@@ -345,7 +346,7 @@ def _show(console: Console, request: EvalRequest, result: EvalResult) -> None:
 
 def show_metrics(console: Console, metrics: dict[str, Any], subject: str, protocols: Any) -> None:
     """The table of one evaluation with its protocol above it and its notes below."""
-    from pipelines.report.table import metric_table, protocol_words
+    from pipelines.report.table import metric_table, protocol_words, totals_words
 
     table = metric_table(metrics, protocols=protocols)
     console.text(
@@ -353,6 +354,8 @@ def show_metrics(console: Console, metrics: dict[str, Any], subject: str, protoc
         f"{metrics['videos']} videos, {metrics['frames']:,} frames"
     )
     console.text(f"protocol: {protocol_words(metrics)}")
+    for line in totals_words(metrics):
+        console.text(f"totals: {line}")
     console.table("", table.columns, table.rows)
     for note in table.notes:
         console.text(note)

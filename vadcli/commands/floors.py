@@ -94,5 +94,7 @@ def floors(
         f"{found['dataset']} / {found['split']} / {found['part']}, truth {found['truth']}: {found['videos']} videos "
         f"({found['abnormal']} abnormal), {found['frames']:,} frames, {found['positives']:,} positive"
     )
+    if found["known_totals"]:
+        console.text(f"totals: {found['known_totals']['message']}")
     console.text(f"smooth {found['recipe']['smooth']}, normalise {found['recipe']['normalise']}, points")
     console.table("", ("floor", *metrics, "what it knows"), rows)

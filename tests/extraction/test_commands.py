@@ -16,6 +16,7 @@ from pipelines.store.features import FeatureStore, find_stores
 from tests.extraction.fakes import write_noise
 from vadcli.app import run
 
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with six videos and an entry for them, and no cache."""
@@ -60,6 +61,11 @@ def test_extract_as_json(place: Path, vad: Any) -> None:
     assert code == 0 and answer["schema"] == 1 and answer["failures"] == {}
     (artifact,) = answer["artifacts"]
     assert len(artifact["done"]) == 2 and Path(artifact["folder"]) == store_of(place).folder
+
+
+def test_crops_of_an_encoder_without_crops_are_warned_of(place: Path, vad: Any) -> None:
+    assert "centre crop only" in vad(*EXTRACT, "--crops", "ten", "--dry-run")[2]
+    assert "centre crop only" not in vad(*EXTRACT, "--dry-run")[2]
 
 
 def test_dry_run_writes_nothing_and_says_the_id(place: Path, vad: Any) -> None:

@@ -149,6 +149,9 @@ def extract(
         memory_mb=memory_mb,
     )
     planned = stage.make_plan(request)
+    for stream in planned.streams if crops not in (None, "center") else ():
+        if stream.choice.encoder.preprocess.crop_px is None:
+            console.warn(f"{stream.recipe.encoder} sees whole frames: it has the centre crop only, not {crops}")
     if dry_run:
         console.json(_plan_json(planned))
         _show_plan(console.text, planned)
@@ -283,7 +286,7 @@ def _render(console: Console, result: ExtractResult) -> None:
     console.table("", ("encoder", "id", "done", "new", "failed", "folder"), rows)
     if rate:
         console.text(f"\n{result.n_frames} frames in {_clock(result.seconds)}, {rate:.0f} frames/s")
-    elif not result.failures:
+    elif not result.failures and not any(a.done for a in result.artifacts):
         console.text("\nup to date")
 
 

@@ -67,6 +67,7 @@ class MemberJob:
     device: str
     save_every: int
     method_file: str | None = None
+    unseen: tuple[Video, ...] = ()  # normal videos outside training; thresholds are learnt there where there are any
     inputs: Mapping[str, str] = field(default_factory=dict)  # ids of further artefacts it is made from, by role
 
 
@@ -252,7 +253,8 @@ def _write(
             f"training ended with NaN or infinite weights in {', '.join(broken[:5])}", hint="a lower learning rate"
         )
     save_weights(job.folder / WEIGHTS, method, inputs, job.resources, name=job.method)
-    normal = [v.id for v, bad in zip(job.train, abnormal(job.train, job.shape.classes), strict=True) if not bad]
+    fitted = [v.id for v, bad in zip(job.train, abnormal(job.train, job.shape.classes), strict=True) if not bad]
+    normal = [video.id for video in job.unseen] or fitted
     scorer = Scorer(features, inputs, job.shape, device=job.device)
     filters = ("none", f"gaussian:{job.shape.stride}")
     thresholds = learn_thresholds(method, scorer, normal, filters=filters)
@@ -267,7 +269,7 @@ def _write(
         "thresholds": thresholds.get("none", {}),
         "threshold_smooth": "none",
         "thresholds_smoothed": {text: found for text, found in thresholds.items() if text != "none"},
-        "thresholds_from": f"frame scores of {len(normal)} normal training videos",
+        "thresholds_from": f"frame scores of {len(normal)} normal {'val' if job.unseen else 'training'} videos",
         "held": [video.id for video in job.held],
         "device": job.device,
         "threads": torch.get_num_threads(),

@@ -19,7 +19,7 @@ from torch import Tensor
 from pipelines import artifacts, catalog
 from pipelines.artifacts import Roots
 from pipelines.data import manifest as manifests
-from pipelines.data.manifest import Dataset
+from pipelines.data.manifest import Dataset, Part
 from pipelines.errors import MissingArtifactError, UsageError, VerificationError
 from pipelines.extraction.text import class_text, default_encoder, prompt_tower, text_id
 from pipelines.methods._base import Method, MethodConfig, Resources, Shape
@@ -279,8 +279,8 @@ def _write(
     save_weights(folder / WEIGHTS, method, inputs, resources, name=str(recipe["method"]))
     shape = Shape(features.dim, features.streams, dataset.classes, features.crops, features.clip_len, features.stride)
     scorer = Scorer(features, inputs.to(request.device), shape, device=request.device)
-    normal = _normal_videos(dataset, recipe["split"], features)
-    progress.note(f"thresholds from {len(normal)} normal training videos with features")
+    normal, part = _normal_videos(dataset, recipe["split"], features)
+    progress.note(f"thresholds from {len(normal)} normal {part} videos with features")
     filters = ("none", f"gaussian:{shape.stride}")
     thresholds = learn_thresholds(method.to(request.device), scorer, normal, filters=filters)
     needs = [
@@ -295,7 +295,7 @@ def _write(
         "thresholds": thresholds.get("none", {}),
         "threshold_smooth": "none",
         "thresholds_smoothed": {name: found for name, found in thresholds.items() if name != "none"},
-        "thresholds_from": f"frame scores of {len(normal)} normal training videos",
+        "thresholds_from": f"frame scores of {len(normal)} normal {part} videos",
         "expand": method.expand,
         "complexity": method.complexity(1),
         "method_file": str(Path(request.method).resolve()) if request.method.endswith(".py") else None,
@@ -305,15 +305,19 @@ def _write(
     artifacts.write(folder, artifacts.make(RUN, member.id, recipe, inputs=roles, recorded=recorded))
 
 
-def _normal_videos(dataset: Dataset, split: str, features: JoinedFeatures) -> list[str]:
-    """Normal training videos that have features; none where the lists are not here."""
-    try:
-        videos = dataset.videos(split, "train")
-    except (MissingArtifactError, VerificationError):
-        return []
+def _normal_videos(dataset: Dataset, split: str, features: JoinedFeatures) -> tuple[list[str], str]:
+    """Normal videos that have features and the part they stand in: val, which no weights have seen, else train."""
     have = features.videos()
-    kept = [video for video in videos if video.id in have and video.classes]
-    return [v.id for v, bad in zip(kept, abnormal(kept, dataset.classes).tolist(), strict=True) if not bad]
+    parts: tuple[Part, ...] = ("val", "train")
+    for part in parts:
+        try:
+            videos = [video for video in dataset.videos(split, part) if video.id in have and video.classes]
+        except (MissingArtifactError, VerificationError):
+            continue
+        found = [v.id for v, bad in zip(videos, abnormal(videos, dataset.classes).tolist(), strict=True) if not bad]
+        if found:
+            return found, part
+    return [], "val"
 
 
 def _class_of(module: ModuleType) -> type[Method]:

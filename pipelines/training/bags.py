@@ -109,7 +109,7 @@ def load_ragged(
     Raises:
         VerificationError: NaN, widths or lengths that disagree; names the video.
     """
-    sizes = [len(fixed_length(np.empty(features.length(video)), data)) for video in video_ids]
+    sizes = [len(fixed_length(np.zeros(features.length(video), np.float32), data)) for video in video_ids]
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     values = _allocate((int(offsets[-1]) + 1, len(features.crops), features.dim))
     line = np.zeros(int(offsets[-1]) + 1, np.float32) if track else None

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from pipelines.scoring.gather import Coverage
     from pipelines.scoring.sources import ScoreSource
     from pipelines.scoring.thresholds import Chosen
+    from pipelines.store.scores import ScoreFile
 
 ALL = "all"
+NAMED = 5  # videos that a warning names
 FLOOR_WORDS = "within its interval of the floor"
 REVISION = 2  # raised when the same scores and truth give another number
 Part = Literal["train", "val", "test"]
@@ -47,7 +49,10 @@ class EvalRequest:
         videos: a list of ids, one a line: evaluate only these.
         class_map: csv or YAML, run class -> dataset class, for class metrics across datasets.
         segments: ready detections (csv or ActivityNet json) in place of proposals.
+        boxes: scored boxes (csv) for `rbdc` and `tbdc`.
         clip_frames, offset, rows: how rows of `scores` lie on frames; `order`, `lengths` cut a flat npy.
+        annotations: csv of intervals or ActivityNet json in place of a dataset: the videos are those of `scores`, `lengths`
+            (video, frames[, fps]) says how long they are; without it they are as long as their rows.
         missing: "allow" evaluates the videos that have scores and reports the others.
         plots: the pictures of chosen videos, ROC and precision-recall; `curves`: videos to draw one by one, or ("all",).
         against: a run, an evaluation or a score file for the paired bootstrap.
@@ -65,11 +70,13 @@ class EvalRequest:
     videos: Path | None = None
     class_map: Path | None = None
     segments: Path | None = None
+    boxes: Path | None = None
     clip_frames: int | None = None
     offset: int = 0
     rows: Literal["frames", "clips"] | None = None
     order: Path | None = None
     lengths: Path | None = None
+    annotations: Path | None = None
     missing: Literal["error", "allow"] = "error"
     plots: Literal["draw", "leave out"] = "draw"
     curves: tuple[str, ...] = ()
@@ -126,9 +133,11 @@ def run(request: EvalRequest, *, progress: Progress = Silent()) -> EvalResult:
     """
     from pipelines.report import seeds
 
-    done = tuple(_evaluate(item, request, progress) for item in plan(request))
-    summary = seeds.summarise_settings([item.metrics for item in done])
-    return EvalResult(done, summary, _comparison(done, request, progress))
+    items = plan(request)
+    other = _other(request, items[0].dataset, progress) if request.against else None
+    done = tuple(_evaluate(item, request, progress) for item in items)
+    summary = seeds.summarise_settings([item.metrics for item in done], [item.folder for item in done])
+    return EvalResult(done, summary, _comparison(done, other, request, progress) if other else None)
 
 
 def plan(request: EvalRequest) -> list[Planned]:
@@ -185,15 +194,45 @@ def _planned_scores(request: EvalRequest, path: Path, manifest: Manifest, roots:
     from pipelines.scoring.sources import FileSource
     from pipelines.store import scores as files
 
-    if request.dataset is None:
-        raise UsageError("--scores needs --dataset: whose videos are these?", hint="vad data ls")
-    dataset = manifest.dataset(request.dataset)
+    if request.annotations is not None:
+        dataset, file, notes = _loose(request, path, request.annotations)
+    elif request.dataset is None:
+        raise UsageError(
+            "--scores needs --dataset: whose videos are these?",
+            hint="vad data ls; or --annotations FILE, a csv of intervals",
+        )
+    else:
+        dataset, notes = manifest.dataset(request.dataset), ()
+        file = files.read(path, order=request.order, lengths=request.lengths, classes=dataset.classes)
     split = request.split or dataset.default_split
-    file = files.read(path, order=request.order, lengths=request.lengths, classes=dataset.classes)
     layout = files.Layout.of(clip_frames=request.clip_frames, offset=request.offset, rows=request.rows)
-    source = FileSource(file, layout, dataset, roots, _elsewhere(dataset, split, request.part))
+    others = _elsewhere(dataset, split, request.part)
+    source = FileSource(file, layout, dataset, roots, others, request.annotations, notes)
     hint = "--allow-missing evaluates the videos that have scores and reports the others"
     return _planned(source, dataset, split, request, path.stem, hint)
+
+
+def _loose(request: EvalRequest, path: Path, annotations: Path) -> tuple[Dataset, ScoreFile, tuple[str, ...]]:
+    """A dataset of the annotation file and the scores' own videos, the scores, and what must be said of it."""
+    from pipelines.data.from_annotations import classes_of, from_annotations, unnamed
+    from pipelines.store import score_readers
+    from pipelines.store import scores as files
+
+    if request.dataset is not None:
+        raise UsageError("--annotations makes a dataset of its own", hint="leave --dataset out")
+    flat = request.lengths if path.suffix == ".npy" else None
+    file = files.read(path, order=request.order, lengths=flat, classes=classes_of(annotations))
+    known = request.lengths if flat is None else None
+    dataset = from_annotations(
+        annotations,
+        file.rows,
+        lengths=score_readers.read_lengths(known) if known else None,
+        rates=score_readers.read_rates(known) if known else None,
+    )
+    silent = unnamed(annotations, file.rows)
+    some = ", ".join(silent[:NAMED]) + (", ..." if len(silent) > NAMED else "")
+    notes = (f"{len(silent)} videos are not named in {annotations.name} and count as normal: {some}",) if silent else ()
+    return dataset, file, notes
 
 
 def _planned(source: ScoreSource, dataset: Dataset, split: str, request: EvalRequest, stem: str, hint: str) -> Planned:
@@ -219,7 +258,10 @@ def _planned(source: ScoreSource, dataset: Dataset, split: str, request: EvalReq
         "classes": list(dataset.classes),
         "protocol": asdict(protocol),
         "class_map": _hash(request.class_map),
+        "order": _hash(request.order),
+        "lengths": _hash(request.lengths),
         "segments": _hash(request.segments),
+        "boxes": _hash(request.boxes),
     }
     named = recipe | {"metrics": sorted(set(request.metrics))}
     id = fingerprint(named)
@@ -267,13 +309,25 @@ def _evaluate(item: Planned, request: EvalRequest, progress: Progress) -> EvalDo
     return EvalDone(item.folder, metrics, "new")
 
 
-def _comparison(done: Sequence[EvalDone], request: EvalRequest, progress: Progress) -> dict[str, Any] | None:
-    if request.against is None:
-        return None
+def _other(request: EvalRequest, dataset: Dataset, progress: Progress) -> list[EvalRecord]:
+    """The evaluations to compare with; a score file is evaluated as the request says."""
+    from pipelines.store.scores import SUFFIXES
+
+    named, roots = str(request.against), places(request)[1]
+    path = Path(named)
+    if path.is_file() and path.suffix in SUFFIXES:
+        bare = replace(request, against=None, scores=path, run=None, plots="leave out", curves=())
+        whose = request.dataset if request.annotations else dataset.name
+        return [runs.read_eval(item.folder) for item in run(replace(bare, dataset=whose), progress=progress).evals]
+    return runs.resolve_eval(named, roots.runs, dataset=dataset.name)
+
+
+def _comparison(
+    done: Sequence[EvalDone], other: Sequence[EvalRecord], request: EvalRequest, progress: Progress
+) -> dict[str, Any]:
     from pipelines.scoring.compare import compare
 
-    manifest, roots = places(request)
-    other = runs.resolve_eval(request.against, roots.runs, dataset=str(done[0].metrics["dataset"]))
+    manifest = places(request)[0]
     progress.start(None, "comparing on the same resamples", "metrics")
     ours = [runs.read_eval(item.folder) for item in done]
     found = compare(ours, other, manifest, rounds=request.protocol.rounds or 1000, seed=request.protocol.seed)
@@ -285,9 +339,19 @@ def _compute(item: Planned, request: EvalRequest, progress: Progress) -> Evaluat
     from pipelines.report.evaluation import Evaluated
     from pipelines.scoring.block import evaluate_scores
     from pipelines.scoring.gather import to_data
+    from pipelines.scoring.pixels import with_pixels
 
     provided = item.source.read(item.videos, progress)
     data, gathered = to_data(provided, item.videos, item.dataset, protocol=item.protocol, class_map=request.class_map)
+    data = with_pixels(
+        data,
+        gathered,
+        provided.scores,
+        item.dataset,
+        metrics=request.metrics,
+        by=item.protocol.by,
+        boxes=request.boxes,
+    )
     if request.segments is not None:
         data = replace(data, segments=_segments(request.segments, data))
     chosen = _threshold(item, request, progress)

@@ -122,7 +122,8 @@ class Scores:
 
     clips (K, T) float32, higher is more abnormal; classes (K, T, Y) float32 probabilities with normal first, or
     None; spans (T, 2) int64, the frames that each clip speaks for; `levels` are coarser score lines (K, T_l) with
-    `level_spans`, for methods that score a pyramid; `maps` holds spatial maps by name.
+    `level_spans`, for methods that score a pyramid; `maps` holds spatial maps of the whole
+    picture by name, each (T, h, w); pixel metrics read `score`.
     """
 
     video_id: str

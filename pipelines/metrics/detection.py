@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from pipelines.errors import UsageError
 from pipelines.metrics._base import (
+    NO_CLASSES,
+    NO_CLASSES_HINT,
     PROTOCOLS,
     Detections,
     Floats,
-    NO_CLASSES,
-    NO_CLASSES_HINT,
     Ints,
     Measure,
     MetricInput,
@@ -262,7 +262,7 @@ def _truths(data: MetricInput, protocol: str, chosen: NDArray[np.bool_]) -> tupl
     `vadclip` averages over all classes, so that one without an event costs its share: `ceiling` is what is left.
     """
     place = {label: index for index, label in enumerate(data.classes)}
-    counters = {"clipped": 0, "lost": 0, "unknown_labels": 0, "duplicates": 0}
+    counters: dict[str, Any] = {"clipped": 0, "lost": 0, "unknown_labels": 0, "duplicates": 0}
     rows: list[tuple[int, int, float, float]] = []
     for index in np.flatnonzero(chosen):
         seen: list[tuple[int, int, float, float]] = []

@@ -115,14 +115,22 @@ def area_to_one(fpr: Floats, rate: Floats) -> float:
 def measure(name: str, data: MetricInput, options: MetricOptions) -> Measure:
     """`rbdc` or `tbdc`; see `MetricModule.measure`."""
     if data.tracks is None or data.boxes is None:
-        raise UndefinedMetricError("there are no region tracks" if data.tracks is None else "the scores hold no boxes")
+        raise UndefinedMetricError(
+            "there are no boxes"
+            if data.boxes is None
+            else "there are no region tracks, and no pixel masks to make any",
+            hint="--boxes FILE: csv of video, frame, x1, y1, x2, y2, score",
+        )
     if not len(data.tracks.video):
         raise UndefinedMetricError("there is no labelled region")
     n_frames = int(data.lengths.sum())
     curves = region_curves(data.tracks, data.boxes, n_frames)
     value = area_to_one(curves.fpr, curves.rbdr if name == "rbdc" else curves.tbdr)
     return Measure(
-        value, DEFINITIONS[name], n_frames, {"boxes": len(data.tracks.video), "detections": len(data.boxes.video)}
+        value,
+        DEFINITIONS[name],
+        n_frames,
+        {"boxes": len(data.tracks.video), "detections": len(data.boxes.video), "tracks": data.tracks_from or "given"},
     )
 
 

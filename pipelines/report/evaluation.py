@@ -15,6 +15,7 @@ from pipelines.errors import UsageError
 from pipelines.recipe import fingerprint, suggest
 from pipelines.report import plots
 from pipelines.report.plots import Curve
+from pipelines.report.seeds import DRAWS
 from pipelines.scoring.expand import crop_used
 from pipelines.scoring.protocol import MEAN
 from pipelines.store import runs, segments
@@ -107,10 +108,13 @@ def compose(done: Evaluated) -> dict[str, Any]:
 
 def write(folder: Path, done: Evaluated) -> dict[str, Any]:
     """Write all but the pictures into the new folder `folder`; returns metrics.json. artifact.json is the caller's."""
+    import numpy as np
+
     folder.mkdir(parents=True)
     metrics: dict[str, Any] = _plain(compose(done))
     (folder / runs.METRICS_FILE).write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     files.write(folder / SCORES, done.provided.scores.values())
+    np.savez_compressed(folder / DRAWS, **done.block.draws)  # type: ignore[arg-type]  # keys are metric names
     _rows(folder / PER_VIDEO, _with_length_source(done))
     _rows(folder / PER_CLASS, done.block.per_class)
     if done.block.detections:
@@ -233,6 +237,7 @@ def _ground_truth(done: Evaluated) -> dict[str, Any]:
         "lost_events": sum(truth.lost for truth in truths),
         "missing": list(done.coverage.missing),
         "extra": list(done.coverage.extra),
+        "annotations": done.model.get("annotations"),
         "known_totals": _totals(done),
         "evaluated_totals": _evaluated_totals(done),
     }

@@ -101,7 +101,8 @@ def roc_pr(
         axes.set(xlim=(0, 1), ylim=(0, 1.01), xlabel=names[0], ylabel=names[1], aspect="equal")
         axes.grid(color="#DDDDDD", linewidth=0.6)
         _clean(axes)
-        axes.legend(loc="lower right" if axes is left else "best", fontsize=9, framealpha=0.9)
+        corner = "lower right" if axes is left else ("lower left" if positive_share > 0.5 else "best")
+        axes.legend(loc=corner, fontsize=9, framealpha=0.9)
     if title:
         figure.suptitle(title, fontsize=12)
     _save(figure, path)

@@ -112,7 +112,7 @@ def _row(records: Sequence[EvalRecord], columns: Sequence[str]) -> ResultRow:
     model: dict[str, Any] = first.get("model", {})
     method = str(model.get("method") or Path(str(model.get("scores_file", "scores"))).name)
     features = [str(need.get("encoder", "?")) for need in model.get("features") or ()]
-    summary = summarise([record.metrics for record in records])
+    summary = summarise([record.metrics for record in records], [record.folder for record in records])
     name = artifacts.video_id_of(records[0].folder.parent.parent.parent.name)
     label = f"{method} {name}" if "=" in name else method
     return our_row(label, features or ["?"], summary, str(model.get("selection", "unknown")), columns)

@@ -103,6 +103,8 @@ def metric_table(metrics: Mapping[str, Any], *, title: str = "", protocols: Sequ
         )
     near = [one.name for one in listed if one.near_floor]
     notes += _class_notes(metrics, protocols)
+    if "interval" in metrics and any(one.ci for one in listed):
+        notes.append(f"intervals {metrics['interval']}")
     if near:
         notes.append(f"! within its interval of a floor that knows nothing of the video: {', '.join(near)}")
     oracle = {one.name: one.floors["video-oracle"] for one in listed if "video-oracle" in one.floors}

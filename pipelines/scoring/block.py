@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ MAP_FLOOR_SEEDS = 3  # random class scores vary little, and each seed costs a wh
 
 @dataclass(frozen=True, slots=True)
 class EvalBlock:
-    """What an evaluation found; everything but `processed` and `detections` is JSON-ready.
+    """What an evaluation found; everything but `processed`, `labels`, `draws` and `detections` is JSON-ready.
 
     Attributes:
         metrics: the `metrics` object of metrics.json, keyed by the command line's names.
@@ -50,6 +50,8 @@ class EvalBlock:
         recipe: smoothing, normalisation, dropped frames, preset, protocols, threshold and their sources.
         warnings: sentences that a user must see (polarity, ties, floors within the interval, ...).
         processed: per video (N,) post-processed scores; `labels` per video (N,) bool.
+        draws: metric (`map-iou:<protocol>`) -> (B,) its value in every bootstrap round; equal video lists, rounds and
+            seeds give the same resamples.
     """
 
     metrics: dict[str, Any]
@@ -65,6 +67,7 @@ class EvalBlock:
     warnings: list[str]
     processed: tuple[NDArray[np.float64], ...]
     labels: tuple[NDArray[np.bool_], ...]
+    draws: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 def evaluate_scores(data: EvalData, metrics: Sequence[str], options: EvalOptions | None = None) -> EvalBlock:
@@ -85,9 +88,10 @@ def evaluate_scores(data: EvalData, metrics: Sequence[str], options: EvalOptions
     weights = _weights(ready.data, options)
     found: dict[str, Any] = {}
     results: dict[str, detection.Result] = {}
+    draws: dict[str, NDArray[np.float64]] = {}
     for name in names:
         try:
-            found[name] = _entry(name, ready, weights, results)
+            found[name] = _entry(name, ready, weights, results, draws)
         except UndefinedMetricError as error:
             if name in strict and options.undefined == "raise":
                 raise UndefinedMetricError(f"{name}: {error.message}", hint=error.hint) from error
@@ -112,6 +116,7 @@ def evaluate_scores(data: EvalData, metrics: Sequence[str], options: EvalOptions
         warnings=warnings_of(found, results, ready),
         processed=ready.data.scores,
         labels=ready.data.labels,
+        draws=draws,
     )
 
 
@@ -127,20 +132,28 @@ def _weights(data: MetricInput, options: EvalOptions) -> NDArray[np.int64] | Non
 
 
 def _entry(
-    name: str, ready: Prepared, weights: NDArray[np.int64] | None, results: dict[str, detection.Result]
+    name: str,
+    ready: Prepared,
+    weights: NDArray[np.int64] | None,
+    results: dict[str, detection.Result],
+    draws: dict[str, NDArray[np.float64]],
 ) -> dict[str, Any]:
     if name == "map-iou":
-        return _map_entry(ready, weights, results)
+        return _map_entry(ready, weights, results, draws)
     found = measure(name, ready.data, ready.options)
     entry = {"value": found.value, "ci": None, "n": found.n, "definition": found.definition, **found.extra}
     drawn = None if weights is None else bootstrap.samples(name, ready.data, ready.options, weights)
     if drawn is not None:
         entry["ci"] = bootstrap.interval(drawn)
+        draws[name] = drawn
     return entry
 
 
 def _map_entry(
-    ready: Prepared, weights: NDArray[np.int64] | None, results: dict[str, detection.Result]
+    ready: Prepared,
+    weights: NDArray[np.int64] | None,
+    results: dict[str, detection.Result],
+    draws: dict[str, NDArray[np.float64]],
 ) -> dict[str, Any]:
     """One object a protocol; undefined only where every protocol is."""
     entry: dict[str, Any] = {}
@@ -149,7 +162,7 @@ def _map_entry(
         try:
             result = detect(ready, protocol)
         except UndefinedMetricError as error:
-            reasons.append(error.message)
+            reasons.append(error)
             entry[protocol] = {"value": None, "reason": error.message}
             continue
         results[protocol] = result
@@ -159,10 +172,11 @@ def _map_entry(
         }
         if weights is not None:
             drawn = bootstrap.map_samples(result, weights)
+            draws[f"map-iou:{protocol}"] = drawn[:, -1]
             entry[protocol]["ci"] = bootstrap.interval(drawn[:, -1])
             entry[protocol]["ci_at"] = {f"{t:g}": bootstrap.interval(drawn[:, i]) for i, t in enumerate(result.tious)}
     if len(reasons) == len(ready.options.protocols):
-        raise UndefinedMetricError(reasons[0] if reasons else "no protocol was asked for")
+        raise reasons[0] if reasons else UndefinedMetricError("no protocol was asked for")
     return entry
 
 
@@ -205,7 +219,7 @@ def floors_alone(data: EvalData, metrics: Sequence[str], options: EvalOptions | 
 def _breakdowns(data: EvalData, ready: Prepared, names: Sequence[str], options: EvalOptions) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for by in options.by:
-        parts = breakdown.groups(ready.data, by, cameras=data.cameras, areas=data.areas)
+        parts = breakdown.groups(ready.data, by, cameras=data.cameras, areas=ready.areas)
         if not parts:
             found[by] = {"value": None, "reason": f"the data does not know {by}"}
             continue
@@ -214,7 +228,7 @@ def _breakdowns(data: EvalData, ready: Prepared, names: Sequence[str], options: 
 
 
 def _group_entry(group: breakdown.Group, by: str, ready: Prepared, names: Sequence[str]) -> dict[str, Any]:
-    of_events = by not in ("camera", "video-length")
+    of_events = breakdown.parse_by(by)[0] not in ("camera", "video-length")
     entry: dict[str, Any] = {"description": group.description, "videos": group.videos, "events": group.events}
     options = ready.options
     if options.thresholds_by_video is not None:

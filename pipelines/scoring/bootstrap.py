@@ -163,7 +163,13 @@ def interval(values: Floats, *, level: float = LEVEL) -> list[float] | None:
 
 def paired(first: Floats, second: Floats) -> dict[str, Any]:
     """Of two metrics' rounds on the same resamples: the interval of first - second, and the share of rounds above 0."""
-    difference = first - second
+    return spread(first - second)
+
+
+def spread(difference: Floats | None) -> dict[str, Any]:
+    """The interval of differences (B,), the share of them above 0, and how many are defined; nulls for None."""
+    if difference is None:
+        return {"ci": None, "share_above_0": None, "rounds": 0}
     defined = difference[~np.isnan(difference)]
     share = float((defined > 0).mean()) if len(defined) else None
     return {"ci": interval(difference), "share_above_0": share, "rounds": len(defined)}

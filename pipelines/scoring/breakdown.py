@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,11 @@ from pipelines.recipe import suggest
 from pipelines.records import Event
 
 BY = ("duration", "area", "class", "camera", "video-length")
-THIRDS = ("low", "middle", "high")
+THIRDS = {
+    "duration": ("short", "medium", "long"),
+    "area": ("small", "medium", "large"),
+    "video-length": ("short", "medium", "long"),
+}
 Floats = NDArray[np.float64]
 
 
@@ -34,22 +39,46 @@ def groups(
 ) -> list[Group]:
     """The groups of `by`; empty where the data does not know it.
 
-    `camera` and `video-length` (thirds) take whole videos. `duration`, `area` (thirds) and `class` take events: normal
-    videos stay, abnormal videos stay if they hold an event of the group, frames of other events alone are left out, and
-    other events are not looked for. Thirds come from the truth, never from scores.
+    `camera` and `video-length` take whole videos. `duration`, `area` and `class` take events: normal videos stay,
+    abnormal videos stay if they hold an event of the group, frames of other events alone are left out, and other events
+    are not looked for. `duration`, `area` (share of the picture that an event's mask fills, mean over its frames) and
+    `video-length` are cut in thirds, which come from the truth and never from scores, or at stated edges:
+    `duration:1:10` has the groups below 1, from 1 to below 10, and from 10 on.
 
     Raises:
-        UsageError: an unknown `by`.
+        UsageError: an unknown `by`, or edges that are no rising numbers.
     """
-    if by not in BY:
-        raise UsageError(f"unknown breakdown {by!r}{suggest(by, BY)}", hint=", ".join(BY))
+    by, edges = parse_by(by)
     if by == "camera":
         return _by_camera(data, cameras)
     if by == "video-length":
-        return _by_length(data)
+        return _by_length(data, edges)
     if by == "class":
         return _by_class(data)
-    return _by_thirds(data, by, areas)
+    return _by_size(data, by, areas, edges)
+
+
+def parse_by(text: str) -> tuple[str, Floats | None]:
+    """`duration:1:10` as its kind and its edges; None where no edges are stated.
+
+    Raises:
+        UsageError: an unknown kind, or edges that are no rising numbers.
+    """
+    by, *words = text.split(":")
+    if by not in BY:
+        raise UsageError(f"unknown breakdown {by!r}{suggest(by, BY)}", hint=", ".join(BY))
+    if not words:
+        return by, None
+    try:
+        edges = np.array([float(word) for word in words])
+    except ValueError:
+        edges = np.zeros(2)
+    if by not in THIRDS or not np.isfinite(edges).all() or (np.diff(edges) <= 0).any():
+        raise UsageError(
+            f"the breakdown {text!r} has no rising edges",
+            hint="for example duration:1:10 (s), area:0.01:0.05 (share of the picture), video-length:1000 (frames)",
+        )
+    return by, edges
 
 
 def _by_camera(data: MetricInput, cameras: Sequence[str | None]) -> list[Group]:
@@ -57,12 +86,9 @@ def _by_camera(data: MetricInput, cameras: Sequence[str | None]) -> list[Group]:
     return [_videos(data, n, f"camera {n}", np.array([c == n for c in cameras])) for n in names]
 
 
-def _by_length(data: MetricInput) -> list[Group]:
-    lengths = data.lengths.astype(np.float64)
-    third, edges = _thirds(lengths)
-    return [
-        _videos(data, n, _range(edges, i, "frames"), third == i) for i, n in enumerate(THIRDS) if (third == i).any()
-    ]
+def _by_length(data: MetricInput, edges: Floats | None) -> list[Group]:
+    part, bins = _binned(data.lengths.astype(np.float64), "video-length", "frames", edges)
+    return [_videos(data, name, words, part == i) for i, (name, words) in enumerate(bins) if (part == i).any()]
 
 
 def _by_class(data: MetricInput) -> list[Group]:
@@ -73,17 +99,17 @@ def _by_class(data: MetricInput) -> list[Group]:
     return found
 
 
-def _by_thirds(data: MetricInput, by: str, areas: Sequence[Sequence[float]]) -> list[Group]:
+def _by_size(data: MetricInput, by: str, areas: Sequence[Sequence[float]], edges: Floats | None) -> list[Group]:
     values, unit = _event_values(data, by, areas)
     if not values:
         return []
     order = {key: place for place, key in enumerate(values)}
-    third, edges = _thirds(np.array(list(values.values())))
+    part, bins = _binned(np.array(list(values.values())), by, unit, edges)
     found = []
-    for index, name in enumerate(THIRDS):
-        wanted = {key for key, place in order.items() if third[place] == index}
+    for index, (name, words) in enumerate(bins):
+        wanted = {key for key, place in order.items() if part[place] == index}
         if wanted:
-            found.append(_events(data, name, _range(edges, index, unit), lambda v, i, e, w=wanted: (v, i) in w))
+            found.append(_events(data, name, words, lambda v, i, e, w=wanted: (v, i) in w))
     return found
 
 
@@ -119,6 +145,7 @@ def _events(data: MetricInput, name: str, description: str, wanted: Callable[...
         class_scores=None,
         pixel_scores=None,
         pixel_masks=None,
+        boxes=None,
     )
     # detection needs the uncut time axis: it runs on videos whose events are all wanted
     return Group(name, description, chosen.subset(use), int(use.sum()), sum(len(e) for e in kept_events))
@@ -141,10 +168,14 @@ def _use_frames(data: MetricInput, video: int, events: Sequence[Event]) -> NDArr
     return ~data.labels[video] | mine
 
 
-def _thirds(values: Floats) -> tuple[NDArray[np.int64], Floats]:
-    edges = np.quantile(values, [0, 1 / 3, 2 / 3, 1])
-    return np.searchsorted(edges[1:3], values, side="left"), edges
-
-
-def _range(edges: Floats, index: int, unit: str) -> str:
-    return f"{edges[index]:.4g} to {edges[index + 1]:.4g} {unit}"
+def _binned(
+    values: Floats, by: str, unit: str, edges: Floats | None
+) -> tuple[NDArray[np.int64], list[tuple[str, str]]]:
+    """Which part each value falls in, and the parts' names and descriptions: thirds, or cut at stated edges."""
+    if edges is None:
+        cuts = np.quantile(values, [0, 1 / 3, 2 / 3, 1])
+        ranges = [f"{cuts[i]:.4g} to {cuts[i + 1]:.4g} {unit}" for i in range(3)]
+        return np.searchsorted(cuts[1:3], values, side="left"), list(zip(THIRDS[by], ranges, strict=True))
+    words = [f"{edge:g}" for edge in edges]
+    names = [f"< {words[0]}", *(f"{a} - {b}" for a, b in itertools.pairwise(words)), f">= {words[-1]}"]
+    return np.searchsorted(edges, values, side="right"), [(name, unit) for name in names]

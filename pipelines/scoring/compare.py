@@ -8,7 +8,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pipelines.errors import MissingArtifactError, UsageError, VerificationError
+from pipelines.scoring.bootstrap import spread
 from pipelines.scoring.gather import to_data
 from pipelines.scoring.protocol import Protocol
 from pipelines.scoring.sources import Provided
@@ -33,8 +36,8 @@ def compare(
 ) -> dict[str, Any]:
     """The paired bootstrap over videos of A against B, seed by seed where both are groups of equal size.
 
-    Returns `pairs`, one a seed (each `metrics`: both values, difference, interval, share of rounds above 0), and
-    `mean_difference` over them; `metrics` are the first pair's.
+    Returns `pairs`, one a seed (each `metrics`: both values, difference, interval, share of rounds above 0); `metrics` are
+    of the means over seeds, all seeds on the same resamples.
 
     Raises:
         UsageError: other datasets, splits, truths or protocols; they are named. Groups of unequal size.
@@ -43,12 +46,24 @@ def compare(
     if len(first) != len(second):
         raise UsageError(f"A has {len(first)} runs and B {len(second)}", hint="name one run of each, or equal groups")
     pairs = [_pair(one, other, manifest, rounds=rounds, seed=seed) for one, other in zip(first, second, strict=True)]
-    names = [row["metric"] for row in pairs[0]["metrics"]]
-    mean = {
-        name: sum(row["difference"] for pair in pairs for row in pair["metrics"] if row["metric"] == name) / len(pairs)
-        for name in names
-    }
-    return {**pairs[0], "pairs": pairs, "mean_difference": mean, "rounds": rounds, "seed": seed}
+    joint = _joint([pair["metrics"] for pair in pairs])
+    for row in [row for pair in pairs for row in pair["metrics"]]:
+        del row["draws"]
+    return {**pairs[0], "metrics": joint, "pairs": pairs, "rounds": rounds, "seed": seed}
+
+
+def _joint(tables: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """One row a metric that every pair has: means over pairs, and the interval of the mean difference."""
+    found = []
+    for rows in [[row for table in tables for row in table if row["metric"] == one["metric"]] for one in tables[0]]:
+        if len(rows) != len(tables):
+            continue
+        means = {key: sum(row[key] for row in rows) / len(rows) for key in ("first", "second", "difference")}
+        draws = [np.array(row["draws"]) for row in rows if row["draws"] is not None]
+        whole = len(draws) == len(rows) and len({len(values) for values in draws}) == 1
+        mean = np.mean(draws, axis=0) if whole else None
+        found.append({"metric": rows[0]["metric"], **means, **spread(mean)})
+    return found
 
 
 def data_from(record: EvalRecord, dataset: Dataset) -> EvalData:
@@ -113,7 +128,7 @@ def _pair(one: EvalRecord, other: EvalRecord, manifest: Manifest, *, rounds: int
             f"the two evaluations do not compare:\n  A {one.folder}\n  B {other.folder}\n  " + "\n  ".join(told),
             hint="evaluate both under one protocol",
         )
-    dataset = manifest.dataset(str(one.metrics["dataset"]))
+    dataset = _dataset(one, manifest)
     ours, theirs = data_from(one, dataset), data_from(other, dataset)
     held = [name for name in one.metrics["metrics"] if name in other.metrics["metrics"]]
     options = replace(protocol_of(one.artifact.recipe), rounds=rounds, seed=seed).options()
@@ -131,6 +146,16 @@ def _pair(one: EvalRecord, other: EvalRecord, manifest: Manifest, *, rounds: int
     }
 
 
+def _dataset(record: EvalRecord, manifest: Manifest) -> Dataset:
+    """The manifest's dataset, or the one made again of the annotation file that the evaluation names."""
+    made_of = record.metrics["ground_truth"].get("annotations")
+    if made_of is None:
+        return manifest.dataset(str(record.metrics["dataset"]))
+    from pipelines.data.from_annotations import from_annotations
+
+    return from_annotations(Path(made_of), _rates(record.folder), rates=_rates(record.folder))
+
+
 def _rows(name: str, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
     if name == "map-iou" and "difference" not in entry:
         parts = [(f"{name} {key}", value) for key, value in entry.items() if isinstance(value, Mapping)]
@@ -145,6 +170,7 @@ def _rows(name: str, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
             "difference": entry["difference"],
             "ci": entry.get("ci"),
             "share_above_0": entry.get("share_above_0"),
+            "draws": entry.get("draws"),
         }
     ]
 

@@ -20,7 +20,8 @@ def compare_scores(
 ) -> dict[str, Any]:
     """Metric -> both values, their difference, its interval and the share of rounds above 0, on the same resamples.
 
-    `map-iou` gives one entry a protocol. A metric that either side cannot answer is null with its reason.
+    `map-iou` gives one entry a protocol. A metric that either side cannot answer is null with its reason. `draws` (B,)
+    is the difference in every round, for whoever averages over seeds.
 
     Raises:
         VerificationError: the two do not hold the same videos, or a truth differs.
@@ -84,7 +85,7 @@ def _paired(name: str, pair: tuple[Prepared, Prepared], weights: NDArray[np.int6
     entry = {"values": values, "difference": values[0] - values[1]}
     if drawn[0] is None or drawn[1] is None:
         return entry | {"ci": None, "reason": "no interval is defined for this metric"}
-    return entry | bootstrap.paired(drawn[0], drawn[1])
+    return entry | bootstrap.paired(drawn[0], drawn[1]) | {"draws": (drawn[0] - drawn[1]).tolist()}
 
 
 def _paired_map(protocol: str, pair: tuple[Prepared, Prepared], weights: NDArray[np.int64]) -> dict[str, Any]:
@@ -94,4 +95,5 @@ def _paired_map(protocol: str, pair: tuple[Prepared, Prepared], weights: NDArray
         return {"value": None, "reason": error.message}
     values = [r.average for r in results]
     drawn = [bootstrap.map_samples(r, weights)[:, -1] for r in results]
-    return {"values": values, "difference": values[0] - values[1]} | bootstrap.paired(drawn[0], drawn[1])
+    entry = {"values": values, "difference": values[0] - values[1], "draws": (drawn[0] - drawn[1]).tolist()}
+    return entry | bootstrap.paired(drawn[0], drawn[1])

@@ -94,7 +94,7 @@ class EvalOptions:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Post-processed input with the steps that made it and what they met on the way."""
+    """Post-processed input with the steps that made it and what they met on the way; `areas` in the order of its events."""
 
     data: MetricInput
     process: PostProcess
@@ -102,6 +102,7 @@ class Prepared:
     options: MetricOptions
     constant_videos: tuple[str, ...]
     cut_events: int
+    areas: tuple[tuple[float, ...], ...] = ()
 
 
 def prepare(data: EvalData, options: EvalOptions) -> Prepared:
@@ -124,6 +125,7 @@ def prepare(data: EvalData, options: EvalOptions) -> Prepared:
     covered = tuple(f.covered for f in data.frames)
     labels = tuple(process.labels(t.labels[:n]) for t, n in zip(data.truths, covered, strict=True))
     abnormal = np.array([_is_abnormal(t, data.classes) for t in data.truths], dtype=bool)
+    uncut = data.annotated or [t.events for t in data.truths]
     classes = None
     if data.frames and all(f.classes is not None for f in data.frames):
         classes = tuple(process.crop(resize(f.classes, process.length)) for f in data.frames if f.classes is not None)
@@ -132,7 +134,7 @@ def prepare(data: EvalData, options: EvalOptions) -> Prepared:
         scores=tuple(scores),
         labels=labels,
         abnormal=abnormal,
-        events=tuple(_shifted(e, process.drop_first) for e in data.annotated or [t.events for t in data.truths]),
+        events=tuple(_shifted(e, process.drop_first) for e in uncut),
         classes=data.classes,
         class_scores=classes,
         fps=tuple(data.fps),
@@ -145,7 +147,8 @@ def prepare(data: EvalData, options: EvalOptions) -> Prepared:
         tracks_from=data.tracks_from,
     ).check()
     cut = sum(e.end_frames > n for t, n in zip(data.truths, covered, strict=True) for e in t.events)
-    return Prepared(ready, process, covered, _metric_options(data, options), tuple(constant), cut)
+    areas = tuple(_left(a, e, process.drop_first) for a, e in zip(data.areas, uncut, strict=True)) if data.areas else ()
+    return Prepared(ready, process, covered, _metric_options(data, options), tuple(constant), cut, areas)
 
 
 def _process(dataset: str, options: EvalOptions) -> PostProcess:
@@ -194,6 +197,11 @@ def _check(data: EvalData) -> None:
 def _is_abnormal(truth: VideoTruth, classes: Sequence[str]) -> bool:
     normal = {NORMAL, *classes[:1]}
     return truth.is_abnormal or any(c not in normal for c in truth.classes)
+
+
+def _left(areas: Sequence[float], events: Sequence[Event], dropped: int) -> tuple[float, ...]:
+    """The areas of the events that `_shifted` leaves."""
+    return tuple(a for a, e in zip(areas, events, strict=True) if e.end_frames > dropped)
 
 
 def _shifted(events: Iterable[Event], dropped: int) -> tuple[Event, ...]:

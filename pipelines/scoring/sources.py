@@ -202,13 +202,19 @@ class RunSource:
 
 @dataclass(slots=True)
 class FileSource:
-    """Scores that anybody brings, matched to the dataset's ids; `others` are its videos outside the evaluated part."""
+    """Scores that anybody brings, matched to the dataset's ids.
+
+    `others` are its videos outside the evaluated part; `annotations` the file that the dataset was made of, where it was,
+    and `notes` what must be said of that.
+    """
 
     file: ScoreFile
     layout: Layout
     dataset: Dataset
     roots: Roots
     others: Mapping[str, Video] = field(default_factory=dict)
+    annotations: Path | None = None
+    notes: tuple[str, ...] = ()
     _pairs: dict[str, str] | None = field(default=None, repr=False)
     _extra: tuple[str, ...] = ()
 
@@ -225,7 +231,13 @@ class FileSource:
 
     @property
     def model(self) -> dict[str, Any]:
-        return {"scores_file": str(self.file.source), "scores_sha256": self.file.sha256, "selection": "unknown"}
+        made_of = {"annotations": str(self.annotations.absolute())} if self.annotations else {}
+        return {
+            "scores_file": str(self.file.source),
+            "scores_sha256": self.file.sha256,
+            "selection": "unknown",
+            **made_of,
+        }
 
     def coverage(self, videos: Sequence[Video]) -> Coverage:
         pairs = self._match(videos)
@@ -256,7 +268,7 @@ class FileSource:
             classes=self._class_names(scores),
             facts={"file": str(self.file.source), "sha256": self.file.sha256, "unit": self.layout.unit}
             | _steps(scores),
-            warnings=_length_warnings(sources),
+            warnings=(*self.notes, *_length_warnings(sources)),
         )
 
     def _match(self, videos: Sequence[Video]) -> dict[str, str]:

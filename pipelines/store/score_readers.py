@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipelines.artifacts import video_id_of
 from pipelines.errors import UsageError, VerificationError
 from pipelines.recipe import suggest
-from pipelines.store.scores import CLASSES, CROPS, LEVEL, N_FRAMES, SPANS, STRIDE, Rows
+from pipelines.store.scores import CLASSES, CROPS, LEVEL, MAPS, N_FRAMES, SPANS, STRIDE, Rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +59,7 @@ def hdf5(path: Path) -> Arrays:
 
 
 def from_arrays(arrays: Arrays, source: Path) -> dict[str, Rows]:
-    """Rows by video from `<video>`, `<video>|classes`, `<video>|spans`, `<video>|n_frames`, `<video>|crops` and levels."""
+    """Rows by video from `<video>`, `<video>|classes`, `<video>|spans`, `<video>|n_frames`, `<video>|crops`, `<video>|maps` and levels."""
     videos = [key for key in arrays if not _is_field(key)]
     orphans = [key for key in arrays if _is_field(key) and key.rpartition("|")[0] not in arrays]
     if orphans:
@@ -208,7 +208,18 @@ def _rows(video: str, arrays: Arrays, source: Path) -> Rows:
         crops=_crops(video, arrays, values.shape[0], source),
         levels=tuple(arrays[key] for key in levels),
         level_spans=tuple(arrays[f"{key}-{SPANS}"].astype(np.int64) for key in levels),
+        maps=_maps(video, arrays, values.shape[1], source),
     )
+
+
+def _maps(video: str, arrays: Arrays, count: int, source: Path) -> NDArray[np.float32] | None:
+    key = f"{video}|{MAPS}"
+    if key not in arrays:
+        return None
+    maps = _numeric(key, arrays[key], source)
+    if maps.ndim != 3 or len(maps) != count:
+        raise VerificationError(f"{source}: {key!r} has shape {arrays[key].shape}, expected ({count}, h, w)")
+    return maps.astype(np.float32, copy=False)
 
 
 def _whole(key: str, arrays: Arrays, source: Path) -> int | None:
@@ -267,6 +278,20 @@ def read_lengths(path: Path) -> dict[str, int]:
         raise VerificationError(f"{path} is no csv of video, frames: {error}") from error
 
 
+def read_rates(path: Path) -> dict[str, float]:
+    """Frames per second by video: the third column of the same csv; {} where it has none.
+
+    Raises:
+        VerificationError: text for a number.
+    """
+    lines = _csv_lines(path)
+    body = lines if lines and lines[0][1].strip().isdigit() else lines[1:]
+    try:
+        return {row[0].strip(): float(row[2]) for row in body if len(row) > 2 and row[2].strip()}
+    except ValueError as error:
+        raise VerificationError(f"{path} is no csv of video, frames, fps: {error}") from error
+
+
 def _lengths(path: Path, ids: list[str]) -> list[int]:
     lines = _csv_lines(path)
     try:
@@ -287,7 +312,7 @@ def _csv_lines(path: Path) -> list[list[str]]:
 
 def _is_field(key: str) -> bool:
     tail = key.rpartition("|")[2]
-    return "|" in key and (tail in (CLASSES, SPANS, N_FRAMES, STRIDE, CROPS) or tail.startswith(LEVEL))
+    return "|" in key and (tail in (CLASSES, SPANS, N_FRAMES, STRIDE, CROPS, MAPS) or tail.startswith(LEVEL))
 
 
 def _level(key: str) -> int:

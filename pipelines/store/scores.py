@@ -14,8 +14,18 @@ from numpy.typing import NDArray
 from pipelines.errors import MissingArtifactError, UsageError, VerificationError
 from pipelines.records import Scores
 
+SUFFIXES = (".npz", ".h5", ".hdf5", ".csv", ".parquet", ".npy")
 Unit = Literal["frames", "clips", "spans"]
-CLASSES, SPANS, N_FRAMES, STRIDE, CROPS, LEVEL = "classes", "spans", "n_frames", "stride", "crops", "level-"
+CLASSES, SPANS, N_FRAMES, STRIDE, CROPS, LEVEL, MAPS = (
+    "classes",
+    "spans",
+    "n_frames",
+    "stride",
+    "crops",
+    "level-",
+    "maps",
+)
+MAP = "score"  # the name among `Scores.maps` that pixel metrics read
 FIELD_CLIP_FRAMES = 16  # what the field repeats one score over
 
 
@@ -25,7 +35,8 @@ class Rows:
 
     values (K, R) float, higher is more abnormal; classes (K, R, Y) probabilities, normal first, or None; spans (R, 2)
     int64 half-open frames where the file states them; `n_frames` the video's length and `stride` the step
-    of its clips where the file states them; `levels` are coarser lines (K, R_l) with their `level_spans` (R_l, 2).
+    of its clips where the file states them; `levels` are coarser lines (K, R_l) with their `level_spans` (R_l, 2);
+    `maps` (R, h, w) are score maps of the whole picture.
     """
 
     values: NDArray[Any]
@@ -36,6 +47,7 @@ class Rows:
     crops: tuple[str, ...] = ("center",)
     levels: tuple[NDArray[Any], ...] = ()
     level_spans: tuple[NDArray[np.int64], ...] = ()
+    maps: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +105,7 @@ def place(video_id: str, rows: Rows, n_frames: int, layout: Layout) -> Scores:
         crops=rows.crops,
         levels=rows.levels,
         level_spans=rows.level_spans,
+        maps={} if rows.maps is None else {MAP: rows.maps[:count]},
     )
 
 
@@ -134,7 +147,7 @@ def write(path: Path, scores: Iterable[Scores]) -> None:
     """Write scores losslessly as an npz without pickle, keys sorted by video.
 
     Per video: `<video>` (T,) or, with several crops, (K, T) float32; `<video>|spans` (T, 2); `<video>|n_frames`, `<video>|stride`; and
-    where there are any `|classes` (T, Y) or (K, T, Y), `|crops` names, `|level-i` and `|level-i-spans`.
+    where there are any `|classes` (T, Y) or (K, T, Y), `|crops` names, `|level-i` and `|level-i-spans`, `|maps` (T, h, w).
     """
     arrays: dict[str, NDArray[Any]] = {}
     for record in sorted(scores, key=lambda record: record.video_id):
@@ -147,6 +160,8 @@ def write(path: Path, scores: Iterable[Scores]) -> None:
             arrays[f"{video}|{CLASSES}"] = record.classes[0] if one else record.classes
         if record.crops != ("center",):
             arrays[f"{video}|{CROPS}"] = np.asarray(record.crops)
+        if MAP in record.maps:
+            arrays[f"{video}|{MAPS}"] = record.maps[MAP]
         for i, (level, spans) in enumerate(zip(record.levels, record.level_spans, strict=True)):
             arrays[f"{video}|{LEVEL}{i}"] = level
             arrays[f"{video}|{LEVEL}{i}-{SPANS}"] = spans
@@ -159,7 +174,7 @@ def read(
 ) -> ScoreFile:
     """Scores from a file that anybody brings; the form follows the name's ending.
 
-    `.npz` and `.h5`/`.hdf5` (`<video>` -> (R,) or (K, R), `<video>|classes` -> (R, Y), `<video>|spans` -> (R, 2)); `.csv` and
+    `.npz` and `.h5`/`.hdf5` (`<video>` -> (R,) or (K, R), `<video>|classes` -> (R, Y), `<video>|spans` -> (R, 2), `<video>|maps` -> (R, h, w)); `.csv` and
     `.parquet` (video, frame | start_frame and end_frame, score, then one column a class); a folder of `<video>.npy`; one
     flat `.npy` only with `order` (a list of ids) and `lengths` (rows of each). Nothing is ever unpickled.
 

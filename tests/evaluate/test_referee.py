@@ -269,3 +269,13 @@ def test_an_event_past_the_end_is_an_error_unless_the_length_is_made_of_rows(tin
     assert metrics["ground_truth"]["lost_events"] == 1
     assert metrics["ground_truth"]["length_source"] == {"rows": 2}
     assert any("events begin past the end" in line for line in metrics["warnings"])
+
+
+def test_a_flat_array_in_another_order_is_another_evaluation(tiny: World):
+    path = tiny.root / "flat.npy"
+    np.save(path, np.array(SCORES["a"] + SCORES["b"]))
+    lengths = tiny.write("lengths.txt", "6\n4\n")
+    right = tiny.evaluate(path, order=tiny.write("order.txt", "a\nb\n"), lengths=lengths).evals[0]
+    assert right.metrics["metrics"]["auc"]["value"] == AUC
+    turned = {"order": tiny.write("turned.txt", "b\na\n"), "lengths": tiny.write("turned.csv", "b,4\na,6\n")}
+    assert tiny.evaluate(path, **turned).evals[0].metrics["metrics"]["auc"]["value"] != AUC

@@ -244,6 +244,41 @@ def test_a_paired_comparison_of_a_run_with_itself_is_zero(trained: Trained):
     assert len(found["pairs"]) == 2
 
 
+def test_the_interval_of_a_group_is_of_the_mean_over_seeds_on_shared_resamples(trained: Trained):
+    result = trained.evaluate()
+    rounds = [np.load(item.folder / "draws.npz")["auc"] for item in result.evals]
+    assert [len(one) for one in rounds] == [50, 50]
+    low, high = np.quantile((rounds[0] + rounds[1]) / 2, [0.025, 0.975])
+    assert result.summary["metrics"]["auc"]["ci"] == pytest.approx([low, high])
+    assert result.summary["interval"].startswith("of the mean over seeds")
+    single = [item.metrics["metrics"]["auc"]["ci"] for item in result.evals]
+    assert single[0] == pytest.approx(list(np.quantile(rounds[0], [0.025, 0.975])))
+    for item in result.evals:
+        (item.folder / "draws.npz").unlink()
+    alone = trained.evaluate().summary
+    assert (alone["metrics"]["auc"]["ci"], alone["interval"]) == (single[0], "of seed 0 alone")
+
+
+def test_two_groups_compare_jointly_over_seeds(trained: Trained):
+    from pipelines.data.manifest import load
+
+    second = train_one(trained.toy, sets=("steps=10", *SMALL[1:]), seeds=2).group
+    for group in (trained.group, second):
+        trained.evaluate(run=str(group))
+    pair = [runs.resolve_eval(str(group), trained.toy.runs) for group in (trained.group, second)]
+    found = compare(*pair, load(trained.toy.manifest), rounds=50)
+    draws = [[np.load(record.folder / "draws.npz")["auc"] for record in records] for records in pair]
+    difference = (
+        draws[0][0] + draws[0][1] - draws[1][0] - draws[1][1]
+    ) / 2  # the evaluations drew 50 rounds of seed 0 too
+    row = next(row for row in found["metrics"] if row["metric"] == "auc")
+    assert row["ci"] == pytest.approx(list(np.quantile(difference, [0.025, 0.975])))
+    assert row["share_above_0"] == pytest.approx((difference > 0).mean())
+    each = [next(r for r in one["metrics"] if r["metric"] == "auc")["difference"] for one in found["pairs"]]
+    assert row["difference"] == pytest.approx(sum(each) / 2)
+    assert "draws" not in str(found)
+
+
 def test_a_comparison_says_which_is_better(trained: Trained):
     ours = trained.evaluate(run=str(trained.group / "seed-0")).evals[0]
     arrays = dict(np.load(ours.folder / "scores.npz"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -38,14 +40,31 @@ def test_pixel_keys_keep_the_order_of_floats():
     assert (np.diff(np.delete(keys, 3)) > 0).all()
 
 
-def test_pixel_auc_says_what_is_missing_and_refuses_other_shapes():
-    with pytest.raises(UndefinedMetricError, match="masks"):
+def test_pixel_auc_says_what_is_missing_and_refuses_another_count_of_frames():
+    with pytest.raises(UndefinedMetricError, match="maps"):
         pixel.measure("pixel-auc", given([[0.0]], [[0]]), OPTIONS)
     wrong = given(
-        [[0.0]], [[1]], pixel_scores=(np.zeros((1, 2, 2), np.float32),), pixel_masks=(np.zeros((1, 2, 3), bool),)
+        [[0.0]], [[1]], pixel_scores=(np.zeros((2, 2, 2), np.float32),), pixel_masks=(np.zeros((1, 2, 2), bool),)
     )
     with pytest.raises(VerificationError, match="'v0'"):
         pixel.measure("pixel-auc", wrong, OPTIONS)
+
+
+def test_smaller_maps_are_enlarged_as_it_is_said():
+    maps = np.array([[[0.0, 1.0]]], dtype=np.float32)  # one frame of 1 x 2, masks of 2 x 4
+    masks = np.zeros((1, 2, 4), bool)
+    masks[0, :, 3] = True
+    data = given([[0.0]], [[1]], pixel_scores=(maps,), pixel_masks=(masks,))
+    (nearest,) = pixel.enlarged(maps, (2, 4), "nearest")
+    (bilinear,) = pixel.enlarged(maps, (2, 4), "bilinear")
+    # centres of 4 cells over 2 lie at -1/4, 1/4, 3/4, 5/4 of the old centres: flat outside, straight between
+    np.testing.assert_allclose(nearest, [[0, 0, 1, 1]] * 2)
+    np.testing.assert_allclose(bilinear, [[0, 0.25, 0.75, 1]] * 2)
+    found = pixel.measure("pixel-auc", data, OPTIONS)
+    assert (found.value, found.extra["enlarged"], found.extra["maps"]) == (1.0, "bilinear", ["1x2"])
+    near = pixel.measure("pixel-auc", data, replace(OPTIONS, map_resize="nearest"))
+    assert near.value == pytest.approx((4 + 2 / 2) / 6)  # the two positives tie with 2 of 6 negatives
+    assert near.extra["enlarged"] == "nearest"
 
 
 def test_two_frames_two_tracks_by_hand():

@@ -26,7 +26,7 @@ def test_values_and_nested_protocols_are_averaged():
     assert auc["value"] == pytest.approx(0.7)
     assert auc["sd"] == pytest.approx(0.02**0.5)
     assert (auc["seeds"], auc["n"]) == ([0.6, 0.8], 10)
-    assert "ci" not in auc
+    assert (auc["ci"], found["interval"]) == ([0, 1], "of seed 0 alone")  # no rounds on disk
     detection = found["metrics"]["map-iou"]["vadclip"]
     assert (detection["avg"], detection["0.1"]) == (pytest.approx(0.7), pytest.approx(1.4))
     assert detection["sd_at"]["avg"] == pytest.approx(0.02**0.5)

@@ -164,10 +164,10 @@ def test_breakdown_by_camera_length_and_duration():
     assert camera["c1"]["metrics"]["auc"] == {"value": 1.0, "n": 176}
     assert camera["c2"]["metrics"]["auc"]["value"] == 1.0
     duration = block.breakdown["duration"]
-    assert duration["low"]["events"] == 1
+    assert duration["short"]["events"] == 1
     # the short event of `b` keeps both normal videos, and leaves `a` out
-    assert duration["low"]["metrics"]["auc"]["n"] == 64 + 80 + 48
-    assert "s" in duration["low"]["description"]
+    assert duration["short"]["metrics"]["auc"]["n"] == 64 + 80 + 48
+    assert "s" in duration["short"]["description"]
     assert block.breakdown["class"]["abnormal"]["metrics"]["map-iou"]["abnormal-only"] == 1.0
     assert block.breakdown["area"]["value"] is None
 
@@ -179,7 +179,7 @@ def test_breakdown_leaves_out_frames_of_other_events():
     scores[40:80] = 1.0  # finds the long event, misses the short one
     data = evaluation({"a": labels}, {"a": scores})
     block = evaluate_scores(data, ["auc"], replace(QUICK, by=("duration",)))
-    short, long = block.breakdown["duration"]["low"], block.breakdown["duration"]["high"]
+    short, long = block.breakdown["duration"]["short"], block.breakdown["duration"]["long"]
     assert short["metrics"]["auc"] == {"value": 0.5, "n": 60}
     assert long["metrics"]["auc"] == {"value": 1.0, "n": 95}
 
@@ -191,8 +191,8 @@ def test_areas_group_events():
     scores[30:40] = 1.0
     data = evaluation({"a": labels}, {"a": scores}, areas=[[0.5, 0.01, 0.2]])
     block = evaluate_scores(data, ["auc"], replace(QUICK, by=("area",)))
-    assert block.breakdown["area"]["low"]["metrics"]["auc"]["value"] == 1.0
-    assert block.breakdown["area"]["high"]["metrics"]["auc"]["value"] == 0.5
+    assert block.breakdown["area"]["small"]["metrics"]["auc"]["value"] == 1.0
+    assert block.breakdown["area"]["large"]["metrics"]["auc"]["value"] == 0.5
 
 
 def test_thresholds_by_camera_reach_the_operating_figures():

@@ -62,12 +62,35 @@ Order = Annotated[
 ]
 Lengths = Annotated[
     Path | None,
-    typer.Option("--lengths", metavar="FILE", help="Rows of each video of a flat npy.", rich_help_panel=SCORES),
+    typer.Option(
+        "--lengths",
+        metavar="FILE",
+        help="csv of video, rows of a flat npy; with --annotations: video, frames[, fps].",
+        rich_help_panel=SCORES,
+    ),
+]
+AnnotationsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--annotations",
+        metavar="FILE",
+        help="Instead of --dataset: csv of intervals or ActivityNet json.",
+        rich_help_panel=SCORES,
+    ),
 ]
 Segments = Annotated[
     Path | None,
     typer.Option(
         "--segments", metavar="FILE", help="Ready detections: csv or ActivityNet json.", rich_help_panel=SCORES
+    ),
+]
+BoxesFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--boxes",
+        metavar="FILE",
+        help="Boxes for rbdc, tbdc: csv of video, frame, x1, y1, x2, y2, score.",
+        rich_help_panel=SCORES,
     ),
 ]
 AllowMissing = Annotated[
@@ -137,13 +160,23 @@ DetectionVideos = Annotated[
 VideoScore = Annotated[
     Literal["max", "topk"], typer.Option("--video-score", help="A video's score.", rich_help_panel=PROTOCOL)
 ]
+MapResize = Annotated[
+    Literal["nearest", "bilinear"],
+    typer.Option("--map-resize", help="Score maps to the masks' size.", rich_help_panel=PROTOCOL),
+]
 By = Annotated[
     list[str] | None,
-    typer.Option("--by", metavar="A,B", help="Break down by duration, area, class, camera, video-length."),
+    typer.Option(
+        "--by",
+        metavar="A,B",
+        help="Break down by duration, area, class, camera, video-length; duration:1:10 cuts there.",
+    ),
 ]
 Against = Annotated[
     str | None,
-    typer.Option("--against", metavar="RUN|EVAL", help="Paired bootstrap against another evaluation."),
+    typer.Option(
+        "--against", metavar="RUN|EVAL|FILE", help="Paired bootstrap against another evaluation or score file."
+    ),
 ]
 Threshold = Annotated[
     float | None,
@@ -190,7 +223,9 @@ def eval_(
     rows: Rows = None,
     order: Order = None,
     lengths: Lengths = None,
+    annotations: AnnotationsFile = None,
     segments: Segments = None,
+    boxes: BoxesFile = None,
     gt: Gt = None,
     expand: Expand = None,
     crops: Crops = None,
@@ -205,6 +240,7 @@ def eval_(
     tiou: Tiou = "0.1,0.2,0.3,0.4,0.5",
     detection_videos: DetectionVideos = "abnormal",
     video_score: VideoScore = "max",
+    map_resize: MapResize = "bilinear",
     threshold: Threshold = None,
     threshold_policy: ThresholdPolicy = None,
     no_floors: NoFloors = False,
@@ -247,6 +283,7 @@ def eval_(
         tious=_tious(tiou),
         detection_videos=detection_videos,
         video_score=video_score,
+        map_resize=map_resize,
         by=words(by),
         threshold=threshold,
         threshold_policy=threshold_policy,
@@ -265,6 +302,8 @@ def eval_(
         videos=videos,
         class_map=class_map,
         segments=segments,
+        boxes=boxes,
+        annotations=annotations,
         clip_frames=clip_frames,
         offset=offset,
         rows=rows,
@@ -374,7 +413,10 @@ def show_comparison(console: Console, comparison: dict[str, Any]) -> None:
         )
         for row in comparison["metrics"]
     ]
-    title = f"A: {comparison['first']}\nB: {comparison['second']}\n{comparison['videos']} videos, resampled together"
+    pairs = comparison.get("pairs") or [comparison]
+    names = [", ".join(dict.fromkeys(str(pair[side]) for pair in pairs)) for side in ("first", "second")]
+    seeds = f", mean over {len(pairs)} seeds" if len(pairs) > 1 else ""
+    title = f"A: {names[0]}\nB: {names[1]}\n{comparison['videos']} videos, resampled together{seeds}"
     console.table(title, ("metric", "A", "B", "A - B", "95 % interval", "share above 0"), rows)
 
 

@@ -3,8 +3,9 @@
 Six anomaly classes in three groups of two that look alike, so that neither appearance nor motion alone is enough:
 running / darting differ from walking, and from each other, by motion only (any single frame shows people walking);
 cyclist / cart move at a walker's pace and differ by appearance only; fire / smoke share shape and place and differ
-from each other by colour and flicker. In every video gusts shake a tree, which moves more pixels than most events do:
-the amount of motion alone is a poor score.
+from each other by colour and flicker. In every video, normal or not, gusts shake a tree, so that the amount of motion
+alone is a poor score, and two harmless things happen (a dog, a ball, a balloon, birds, a pram, a cloud's shadow), so
+that being rare is a poor score too: only the labels say what is an anomaly.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ PHRASES = {  # look-alike classes share a word, so that text vectors group them
 }
 DATASET = "vad-demo"
 WIDTH, HEIGHT, FPS = 320, 240, 12
+HARMLESS = ("dog", "ball", "balloon", "birds", "pram", "shadow")
+SHADE = 0.72
 GENERATOR = 1  # raised when the pixels of a given seed change
 SMALLEST = 20
 STAMP = "demo.json"
@@ -80,7 +83,7 @@ def plan(*, videos: int = 60, seed: int = 0) -> list[Plan]:
     kinds = CLASSES[1:]
     n_test, n_val = round(0.3 * videos), round(0.1 * videos)
     counts = {"train": videos - n_test - n_val, "val": n_val, "test": n_test}
-    share = {"train": 1 / 2, "val": 1 / 3, "test": 1 / 3}
+    share = {"train": 1 / 2, "val": 1 / 2, "test": 1 / 3}
     planned = []
     for number, part in enumerate(PARTS):
         normal = round(counts[part] * share[part])
@@ -98,6 +101,7 @@ def frames(planned: Plan) -> Iterator[NDArray[np.uint8]]:
     actors = [
         _Actor(planned.label, event, _Walker.random(rng), float(rng.uniform(70, 250))) for event in planned.events
     ]
+    harmless = [_Harmless.random(rng, planned.n_frames) for _ in range(2)]
     grain = rng.normal(0, 2.0, (8, HEIGHT, WIDTH, 1)).astype(np.float32)
     drift, phase = float(rng.uniform(0.01, 0.05)), float(rng.uniform(0, 6))
     for frame in range(planned.n_frames):
@@ -109,6 +113,10 @@ def frames(planned: Plan) -> Iterator[NDArray[np.uint8]]:
             if actor.event.start_frames <= frame < actor.event.end_frames:
                 actor.draw(draw, frame - actor.event.start_frames, rng)
         light = 1 + drift * math.sin(phase + 2 * math.pi * frame / (6 * FPS))
+        for one in harmless:
+            if one.start <= frame < one.end:
+                one.draw(draw, (frame - one.start) / FPS)
+                light *= SHADE if one.kind == "shadow" else 1
         lit = np.asarray(image, dtype=np.float32) * light + grain[int(rng.integers(len(grain)))]
         tree.shake(lit, frame, rng)
         yield lit.clip(0, 255).astype(np.uint8)
@@ -208,6 +216,60 @@ class _Walker:
             if actor.label in GROUPS[0]:
                 cadence += 8 * ran
         _figure(draw, self, _between_edges(x), self.y, swing=math.sin(self.phase + cadence), lean=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Harmless:
+    """Something rare that is no anomaly, for as long as an anomaly takes."""
+
+    kind: str
+    start: int
+    end: int
+    x: float
+    y: float
+    speed: float
+    colour: Colour
+
+    @classmethod
+    def random(cls, rng: np.random.Generator, n_frames: int) -> _Harmless:
+        length = int(rng.integers(2 * FPS, 4 * FPS))
+        start = int(rng.integers(0, n_frames - length + 1))
+        kind = HARMLESS[int(rng.integers(len(HARMLESS)))]
+        x, y, speed = float(rng.uniform(40, 280)), float(rng.uniform(160, 225)), float(rng.uniform(25, 45))
+        return cls(kind, start, start + length, x, y, speed * float(rng.choice([-1, 1])), _colour(rng, 20, 235))
+
+    def draw(self, draw: ImageDraw.ImageDraw, time_s: float) -> None:
+        x, y = _between_edges(self.x + self.speed * time_s), self.y
+        if self.kind == "dog":
+            self._dog(draw, x, y, 6 * math.sin(9 * time_s))
+        elif self.kind == "ball":
+            up = 70 * abs(math.sin(4 * time_s))
+            draw.ellipse((x - 10, y - up - 20, x + 10, y - up), fill=self.colour)
+        elif self.kind == "balloon":
+            up = 130 - 25 * time_s
+            draw.line((x, y - up + 22, x, y - up + 60), fill=(60, 60, 60), width=1)
+            draw.ellipse((x - 17, y - up - 22, x + 17, y - up + 22), fill=self.colour)
+        elif self.kind == "birds":
+            self._birds(draw, time_s)
+        elif self.kind == "pram":
+            draw.rectangle((x - 16, y - 34, x + 16, y - 10), fill=self.colour, outline=(40, 40, 40), width=2)
+            for wheel in (x - 11, x + 11):
+                draw.ellipse((wheel - 6, y - 12, wheel + 6, y), fill=(25, 25, 25))
+
+    def _dog(self, draw: ImageDraw.ImageDraw, x: float, y: float, swing: float) -> None:
+        side = math.copysign(1, self.speed)
+        for leg in (-13, 13):
+            draw.line((x + leg, y - 12, x + leg + swing, y), fill=self.colour, width=4)
+            draw.line((x + leg, y - 12, x + leg - swing, y), fill=self.colour, width=4)
+        draw.ellipse((x - 19, y - 24, x + 19, y - 9), fill=self.colour)
+        draw.ellipse((x + 19 * side - 8, y - 32, x + 19 * side + 8, y - 17), fill=self.colour)
+
+    def _birds(self, draw: ImageDraw.ImageDraw, time_s: float) -> None:
+        for bird in range(9):
+            x = (self.x + 37 * bird + 5 * self.speed * time_s) % WIDTH
+            y = 40 + 13 * (bird % 5) + 8 * math.sin(6 * time_s + bird)
+            wing = 5 * math.sin(14 * time_s + bird)
+            draw.line((x - 8, y - wing, x, y, x + 8, y - wing), fill=(25, 25, 30), width=2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ from typing import Any
 from pipelines import artifacts
 from pipelines.artifacts import Artifact
 from pipelines.errors import MissingArtifactError, UsageError, VerificationError
-from pipelines.recipe import suggest
 
 RUN = "run"
 EVAL = "eval"
@@ -96,6 +95,8 @@ def resolve(text: str, root: Path) -> RunGroup:
     groups = find_groups(root)
     found = _matching(text, groups)
     if not found:
+        from pipelines.recipe import suggest  # here, so that listing needs no pydantic
+
         known = sorted({artifacts.read(group.runs[0]).recipe.get("method", "") for group in groups} | {LATEST})
         raise MissingArtifactError(
             f"no run matches {text!r} in {root}{suggest(text, known)}",

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+SMALL = 36  # videos of the demo that tests share
 COMMAND = (sys.executable, "-m", "vadcli")
 
 

@@ -44,6 +44,7 @@ def test_with_a_run_the_event_is_found_in_seconds(small_demo, tmp_path):
     start, end = int(truth["start"]) / 12, int(truth["end"]) / 12
     assert start - 1 <= one["peak_s"] <= end + 1
     assert one["threshold_source"].startswith("99 % of the")
+    assert "normal val videos" in one["threshold_source"]  # those of training are known by heart
     assert json.loads((tmp_path / "out" / f"{video.stem}.json").read_text())["scorer"]["method"] == "mil-rank"
 
 

@@ -10,6 +10,8 @@ cut inside a clip does not decide. Index 0 is the motion scalar. [ours]
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,7 +72,7 @@ class Motion(Encoder):
         import torch
 
         b, k, p, h, w, _ = crops.shape
-        with torch.inference_mode():
+        with torch.inference_mode(), one_thread():
             frames = crops.reshape(b * k, p, h, w, 3)
             described = torch.cat([self._describe(part) for part in torch.split(frames, 64)])
             return described.reshape(b, k, self.dim)
@@ -88,6 +90,23 @@ class Motion(Encoder):
         if self.config.grid:
             parts += [F.adaptive_avg_pool2d(image, self.config.grid).flatten(1) for image in images]
         return torch.cat(parts, dim=1)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one CPU thread inside the block.
+
+    Hundreds of small operations gain little from more, and lose by orders of magnitude where the other cores are busy
+    (with decoders, say) and each operation waits for them.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def luma(frames: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,9 @@ from pipelines.training.select import (
     learn_thresholds,
     video_score,
 )
+
+
+REPEATS = SimpleNamespace(expand="repeat")  # a method, as far as thresholds look at one
 
 
 def scores(*lines: list[float], stride: int = 2) -> Scores:
@@ -78,9 +82,9 @@ def test_a_keeper_goes_on_where_it_was_saved():
 
 def test_thresholds_are_quantiles_of_normal_frames_per_filter():
     lines = {"a": scores([0.0, 1.0]), "b": scores([0.5, 0.5])}
-    found = learn_thresholds(None, lambda method, v: lines[v], ["a", "b"], filters=("none", "mean:3:nearest"))
+    found = learn_thresholds(REPEATS, lambda method, v: lines[v], ["a", "b"], filters=("none", "mean:3:nearest"))
     frames = [0, 0, 1, 1, 0.5, 0.5, 0.5, 0.5]
     assert found["none"]["0.95"] == pytest.approx(np.quantile(frames, 0.95))
     smoothed = [0, 1 / 3, 2 / 3, 1, 0.5, 0.5, 0.5, 0.5]
     assert found["mean:3:nearest"]["0.95"] == pytest.approx(np.quantile(smoothed, 0.95))
-    assert learn_thresholds(None, lambda method, v: lines[v], []) == {}
+    assert learn_thresholds(REPEATS, lambda method, v: lines[v], []) == {}

@@ -21,7 +21,6 @@ from pipelines.training.select import (
     video_score,
 )
 
-
 REPEATS = SimpleNamespace(expand="repeat")  # a method, as far as thresholds look at one
 
 

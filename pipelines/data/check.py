@@ -389,6 +389,8 @@ class _Checker:
                 continue
             frames = [difference(first, second, key, self.lengths.get(key)) for key in videos]
             count = sum(value > 0 for value in frames)
+            if not count and any(source.intervals.get(key) for source in (first.events, second.events) for key in videos):
+                self.add("note", "truths", f"truths {names[0]!r} and {other!r} agree on every frame")
             if count:
                 self.add(
                     "note",
@@ -399,7 +401,9 @@ class _Checker:
     # -- collecting ----------------------------------------------------------------------------------------------
 
     def add(self, level: str, kind: str, message: str, video: str | None = None) -> None:
-        self.findings.append(Problem(level, kind, message, video))  # type: ignore[arg-type]
+        found = Problem(level, kind, message, video)  # type: ignore[arg-type]
+        if found not in self.findings:  # a truth is looked at once a split
+            self.findings.append(found)
 
     def error(self, kind: str, message: str, video: str | None = None) -> None:
         self.add("error", kind, message, video)

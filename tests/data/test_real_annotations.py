@@ -301,3 +301,27 @@ def test_surv_fight_has_its_groups_on_one_side(real: Path) -> None:
     assert (len(train), len(test)) == (164, 64)
     assert (len({v.group for v in train}), len({v.group for v in test})) == (28, 9)
     assert all(video.path.is_file() for video in data.all_videos()) and not data.temporal()
+
+
+def test_shanghaitech_pel4vad_file_is_the_masks_cut_to_16_and_24_videos_one_clip_shorter(real: Path) -> None:
+    data = dataset("shanghaitech")
+    flat = arrays(real / "shanghaitech" / "weakly_supervised_test_gt.npz")["pel4vad_sh_gt"] != 0
+    rows = (real / "shanghaitech" / "pel4vad_test.list").read_text().split()
+    listed = list(dict.fromkeys(row.rsplit("/", 1)[-1].rpartition("_")[0] for row in rows))
+    videos = {video.id: video for video in data.videos("weak", "test")}
+    abnormal = [videos[name] for name in listed if data.is_abnormal(videos[name])]
+    assert [video.id for video in abnormal] == listed[:44]
+    reached = {(0, 0)}  # (frames used, videos cut one clip short): the file says no lengths, so every fit is followed
+    for video in abnormal:
+        labels = data.truth(video, video.n_frames or 0).labels
+        whole = len(labels) // 16 * 16
+        reached = {
+            (start + n, short + (n < whole))
+            for start, short in reached
+            for n in (whole, whole - 16)
+            if np.array_equal(flat[start : start + n], labels[:n])
+        }
+    normal = [(videos[name].n_frames or 0) for name in listed[44:]]
+    rest = len(flat) - sum(n // 16 * 16 for n in normal) + 16 * sum(n % 16 == 0 for n in normal)
+    assert {short for used, short in reached if used == rest} == {24}
+    assert (int(flat.sum()), len(flat), sum(n % 16 == 0 for n in normal)) == (7_874, 140_112, 13)

@@ -47,7 +47,8 @@ class EvalRequest:
         metrics: names as on the command line, or ("all",).
         protocol: how scores become numbers.
         videos: a list of ids, one a line: evaluate only these.
-        class_map: csv or YAML, run class -> dataset class, for class metrics across datasets.
+        class_map: csv or YAML, run class -> dataset class, for class metrics across datasets; without it a method whose
+            classes are text scores the dataset's own class words (zero-shot).
         segments: ready detections (csv or ActivityNet json) in place of proposals.
         boxes: scored boxes (csv) for `rbdc` and `tbdc`.
         clip_frames, offset, rows: how rows of `scores` lie on frames; `order`, `lengths` cut a flat npy.
@@ -185,7 +186,10 @@ def _planned_run(folder: Path, request: EvalRequest, manifest: Manifest, roots: 
     trained_on = str(artifact.recipe["dataset"])
     dataset = manifest.dataset(request.dataset or trained_on)
     own_split = str(artifact.recipe["split"]) if dataset.name == trained_on else dataset.default_split
-    source = RunSource(folder, artifact, dataset, roots, request.device, reuse=request.again == "reuse")
+    foreign = artifact.recipe.get("text") and list(dataset.classes) != artifact.recipe.get("classes")
+    words: Literal["run", "dataset"] = "dataset" if foreign and request.class_map is None else "run"
+    again = request.again == "reuse"
+    source = RunSource(folder, artifact, dataset, roots, request.device, reuse=again, words=words)
     hint = f"`vad extract {dataset.name}` finishes them; --allow-missing evaluates the others"
     return _planned(source, dataset, request.split or own_split, request, dataset.name, hint)
 

@@ -122,6 +122,7 @@ class Method(nn.Module, ABC):
     needs_class_labels: bool = False  # every anomaly class needs a training video
     needs_text: bool = False
     takes_prompt_tower: bool = False  # learns its prompts where the text encoder is CLIP's (`extras["prompt_tower"]`)
+    class_words: str = ""  # the buffer of class vectors (Y, width), where other words may stand in it (zero-shot)
     needs_pseudo: bool = False  # trains on pseudo labels (`vad train --pseudo`)
     expand: Literal["repeat", "linear", "bins32"] = "repeat"  # how its clip scores become frames unless asked otherwise
     notes: tuple[str, ...] = ()  # what a user should know of this build ("one anomaly class: the middle level is off")

@@ -111,6 +111,7 @@ class DsaNet(Method):
 
     needs_class_labels = True
     needs_text = True
+    class_words = "class_text"
     class_text: Tensor
 
     def __init__(self, config: Config, shape: Shape, resources: Resources) -> None:

@@ -124,6 +124,7 @@ class FineVad(Method):
 
     needs_class_labels = True
     needs_text = True
+    class_words = "fine_text"  # the macro classes stay: the guide has learned their columns
     coarse_text: Tensor
     fine_text: Tensor
     macro_text: Tensor

@@ -85,6 +85,7 @@ class VadClip(Method):
 
     needs_class_labels = True
     needs_text = True
+    class_words = "class_text"
     takes_prompt_tower = True
     class_text: Tensor  # of a trained run with learned prompts: what the tower made of them
 

@@ -158,6 +158,8 @@ def protocol_words(metrics: Mapping[str, Any]) -> str:
     dropped = [recipe.get("drop_first", 0) or 0, recipe.get("drop_last", 0) or 0]
     if any(dropped):
         parts.append(f"{dropped[0]} first and {dropped[1]} last frames dropped")
+    if scores.get("zero_shot"):
+        parts.append("classes zero-shot from the dataset's words")
     parts += [f"expand {scores.get('expand', '?')}", f"tail {scores.get('tail', '?')}"]
     if len((scores.get("crops") or [[]])[0]) > 1 or scores.get("crop_rule", "mean") != "mean":
         parts.append(f"crops {scores.get('crop_rule')}")

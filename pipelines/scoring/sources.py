@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pipelines import artifacts
 from pipelines.artifacts import Artifact, Roots
-from pipelines.errors import MissingArtifactError, VerificationError
+from pipelines.errors import MissingArtifactError, UsageError, VerificationError
 from pipelines.progress import Progress
 from pipelines.recipe import fingerprint
 from pipelines.records import Scores, Video
@@ -70,7 +70,10 @@ class ScoreSource(Protocol):
 
 @dataclass(slots=True)
 class RunSource:
-    """A run's own scores: the method over stored features, or scores.npz of an earlier evaluation of the same."""
+    """A run's own scores: the method over stored features, or scores.npz of an earlier evaluation of the same.
+
+    With `words` "dataset" a method whose classes are text scores the dataset's own classes (zero-shot) where it can.
+    """
 
     folder: Path
     artifact: Artifact
@@ -78,6 +81,7 @@ class RunSource:
     roots: Roots
     device: str
     reuse: bool = True
+    words: Literal["run", "dataset"] = "run"
     _places: dict[str, tuple[FeatureStore, ...]] | None = field(default=None, repr=False)
 
     @property
@@ -122,13 +126,16 @@ class RunSource:
         key = self._key(wanted, places)
         earlier = self._earlier(key) if self.reuse else None
         how: Expand = "repeat"
+        refused = ""
         if earlier is not None:
             progress.note(f"scores as in {earlier.folder.name}, nothing to compute")
             rows = files.read(earlier.folder / SCORES).rows
             how = earlier.metrics["scores"].get("method_expand", "repeat")
+            refused = earlier.metrics["scores"].get("no_zero_shot", "")
             scores = {v: files.place(v, rows[v], rows[v].n_frames or 0, Layout()) for v in wanted}
         else:
-            scores, how = self._compute(wanted, places, progress)
+            scores, how, refused = self._compute(wanted, places, progress)
+        zero_shot = self.words == "dataset" and not refused
         facts = [places[video][0].facts(video) for video in wanted]
         loose = [video for video, fact in zip(wanted, facts, strict=True) if fact.extra.get("length") == "clips"]
         return Provided(
@@ -137,19 +144,34 @@ class RunSource:
             approximate=frozenset(loose),
             fps={video: fact.fps for video, fact in zip(wanted, facts, strict=True)},
             length_source=_counted("16n" if fact.extra.get("length") == "clips" else "features" for fact in facts),
-            classes=tuple(self.artifact.recipe.get("classes", ())) or None,
-            facts={"key": key, "unit": "clips", "reused": earlier is not None, "method_expand": how} | _steps(scores),
+            classes=tuple(self.dataset.classes if zero_shot else self.artifact.recipe.get("classes", ())) or None,
+            facts={
+                "key": key,
+                "unit": "clips",
+                "reused": earlier is not None,
+                "method_expand": how,
+                "zero_shot": zero_shot,
+            }
+            | ({"no_zero_shot": refused} if refused else {})
+            | _steps(scores),
+            warnings=(f"not zero-shot: {refused}; --class-map FILE maps its classes",) if refused else (),
         )
 
     def _compute(
         self, wanted: Sequence[str], places: Mapping[str, tuple[FeatureStore, ...]], progress: Progress
-    ) -> tuple[dict[str, Scores], Expand]:
-        """The method over stored features, and how it wants its clips expanded."""
+    ) -> tuple[dict[str, Scores], Expand, str]:
+        """The method over stored features, how it wants its clips expanded, and why it is not zero-shot where asked."""
         from pipelines.scoring.infer import score_store
+        from pipelines.scoring.zero_shot import with_words_of
         from pipelines.training.checkpoint import load_run
 
         device = pick_device(self.device)
-        run = load_run(self.folder, device=device)
+        run, refused = load_run(self.folder, device=device), ""
+        if self.words == "dataset":
+            try:
+                run = with_words_of(run, self.dataset, self.roots)
+            except UsageError as error:
+                refused = error.message
         by_stores: dict[tuple[Path, ...], list[str]] = {}
         for video in wanted:
             by_stores.setdefault(tuple(store.folder for store in places[video]), []).append(video)
@@ -157,7 +179,7 @@ class RunSource:
         for ids in by_stores.values():
             for scores in score_store(run, places[ids[0]], ids, device=device, progress=progress):
                 found[scores.video_id] = scores
-        return found, run.method.expand
+        return found, run.method.expand, refused
 
     def _by_video(self) -> dict[str, tuple[FeatureStore, ...]]:
         """Each complete video's stores, one a stream; the first cache layer that has it wins."""
@@ -191,7 +213,8 @@ class RunSource:
     def _key(self, wanted: Sequence[str], places: Mapping[str, tuple[FeatureStore, ...]]) -> str:
         """What decides the scores: the run, and each video's features."""
         made = {video: [[store.artifact.id, store.checksum(video)] for store in places[video]] for video in wanted}
-        return fingerprint({"run": self.artifact.id, "videos": made})
+        asked = {"words": [list(self.dataset.classes), self.dataset.phrases]} if self.words == "dataset" else {}
+        return fingerprint({"run": self.artifact.id, "videos": made, **asked})
 
     def _earlier(self, key: str) -> EvalRecord | None:
         for record in reversed(runs.evals(self.folder)):

@@ -82,7 +82,7 @@ def test_what_is_no_annotation_file_is_told(tiny: World, events: Path):
         tiny.evaluate(scores, annotations=events)
     with pytest.raises(MissingArtifactError, match="no annotations at"):
         tiny.evaluate(scores, annotations=tiny.root / "gone.csv", **LOOSE)
-    with pytest.raises(UsageError, match="cannot tell the form of gt.txt"):
+    with pytest.raises(UsageError, match=r"cannot tell the form of gt\.txt"):
         tiny.evaluate(scores, annotations=tiny.write("gt.txt", "a 1 2\n"), **LOOSE)
     with pytest.raises(VerificationError, match="class `normal`"):
         tiny.evaluate(scores, annotations=tiny.write("n.csv", "video,start,end,label\na,0,2,Normal\n"), **LOOSE)

@@ -191,6 +191,54 @@ def test_a_run_is_evaluated_on_another_dataset(trained: Trained):
     assert result.metrics["model"]["trained_on"]["dataset"] == "toy"
 
 
+def test_text_classes_of_another_dataset_are_scored_zero_shot(trained: Trained):
+    small = (*SMALL, "width=128", "lgt.layers=1", "lgt.heads=2", "macro=2")
+    group = train_one(trained.toy, method="fine-vad", sets=small, text="seeded").group
+    other_dataset(trained, ["normal", "fight", "fire"])  # the same words in another order, and other videos' labels
+    own = trained.evaluate(run=str(group), metrics=("auc", "map-iou")).evals[0]
+    crossed = trained.evaluate(run=str(group), dataset="other", metrics=("auc", "map-iou")).evals[0]
+    assert own.metrics["scores"]["zero_shot"] is False
+    assert crossed.metrics["scores"]["zero_shot"] is True
+    assert crossed.metrics["scores"]["classes"] == ["normal", "fight", "fire"]
+    assert crossed.metrics["metrics"]["auc"]["value"] == own.metrics["metrics"]["auc"]["value"]
+    arrays = [np.load(item.folder / "scores.npz") for item in (own, crossed)]
+    before, after = (one["test_01|classes"] for one in arrays)
+    np.testing.assert_allclose(after[..., [0, 2, 1]], before, atol=1e-5)  # a column follows its word
+    again = trained.evaluate(run=str(group), dataset="other", metrics=("ap",)).evals[0]
+    assert (again.metrics["scores"]["reused"], again.metrics["scores"]["zero_shot"]) == (True, True)
+
+
+def test_another_number_of_classes_is_scored_zero_shot_too(trained: Trained):
+    small = (*SMALL, "width=128", "lgt.layers=1", "lgt.heads=2", "macro=2")
+    group = train_one(trained.toy, method="fine-vad", sets=small, text="seeded").group
+    other_dataset(trained, ["calm", "flames", "brawl"])
+    document = yaml.safe_load(trained.toy.manifest.read_text())
+    entry = document["datasets"]["other"]
+    entry |= {"classes": ["calm", "trouble"], "class_aliases": {"flames": "trouble", "brawl": "trouble"}}
+    trained.toy.manifest.write_text(yaml.safe_dump(document))
+    metrics = trained.evaluate(run=str(group), dataset="other", metrics=("auc", "map-iou")).evals[0].metrics
+    assert metrics["scores"]["classes"] == ["calm", "trouble"]
+    assert metrics["metrics"]["map-iou"]["abnormal-only"]["avg"] is not None
+
+
+def test_what_cannot_go_zero_shot_says_why_and_keeps_its_binary_metrics(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+):
+    from pipelines.methods.fine_vad import FineVad
+
+    small = (*SMALL, "width=128", "lgt.layers=1", "lgt.heads=2", "macro=2")
+    group = train_one(trained.toy, method="fine-vad", sets=small, text="seeded").group
+    other_dataset(trained, ["calm", "flames", "brawl"])
+    monkeypatch.setattr(FineVad, "class_words", "")
+    metrics = trained.evaluate(run=str(group), dataset="other", metrics=("auc",)).evals[0].metrics
+    assert metrics["metrics"]["auc"]["value"] is not None
+    assert metrics["scores"]["zero_shot"] is False
+    assert (
+        "not zero-shot: the classes of fine-vad are not read as text; --class-map FILE maps its classes"
+        in metrics["warnings"]
+    )
+
+
 def test_runs_are_found_by_latest_id_path_and_method(trained: Trained):
     root = trained.toy.runs
     for text in ("latest", "mil-rank", "toy/mil-rank", trained.group.name[:6], str(trained.group)):

@@ -97,7 +97,8 @@ def roc_pr(
         (right, pr, ("recall", "precision")),
     ):
         for line, colour, style in zip(lines, (BLUE, VERMILION, GREEN, ORANGE), ("-", "-.", ":", "--"), strict=False):
-            axes.plot(line.x, line.y, color=colour, linestyle=style, linewidth=1.8, label=line.label)
+            lonely = "o" if len(line.x) == 1 else None  # a constant score has one point, which a line does not show
+            axes.plot(line.x, line.y, color=colour, linestyle=style, linewidth=1.8, marker=lonely, label=line.label)
         axes.set(xlim=(0, 1), ylim=(0, 1.01), xlabel=names[0], ylabel=names[1], aspect="equal")
         axes.grid(color="#DDDDDD", linewidth=0.6)
         _clean(axes)

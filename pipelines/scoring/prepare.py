@@ -123,9 +123,9 @@ def prepare(data: EvalData, options: EvalOptions) -> Prepared:
         scores.append(processed)
         constant += [one.video_id] if flat else []
     covered = tuple(f.covered for f in data.frames)
-    labels = tuple(process.labels(t.labels[:n]) for t, n in zip(data.truths, covered, strict=True))
-    abnormal = np.array([_is_abnormal(t, data.classes) for t in data.truths], dtype=bool)
     uncut = data.annotated or [t.events for t in data.truths]
+    labels = tuple(process.labels(t.labels[:n], e) for t, n, e in zip(data.truths, covered, uncut, strict=True))
+    abnormal = np.array([_is_abnormal(t, data.classes) for t in data.truths], dtype=bool)
     classes = None
     if data.frames and all(f.classes is not None for f in data.frames):
         classes = tuple(process.crop(resize(f.classes, process.length)) for f in data.frames if f.classes is not None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipelines.errors import UsageError
 from pipelines.recipe import suggest
+from pipelines.records import Event
 from pipelines.scoring.smooth import Smooth, minmax, smooth
 
 SNIPPET = 16  # frames of a snippet in the weakly supervised repositories
@@ -35,6 +36,7 @@ class Preset:
 
     `works` is False for rows that are kept as a table only. `filters` names the snippet filter of each dataset,
     `crops` the one crop it tests on.
+    `held` names the datasets whose last label is held where a length is rounded up; elsewhere the annotation decides.
     `gt` is the truth variant its numbers use, `metrics` the names it prints, `earlier` what happens before frame scores.
     """
 
@@ -46,6 +48,7 @@ class Preset:
     drop_last: int = 0
     filters: Mapping[str, ClipFilter] = field(default_factory=dict)
     crops: Mapping[str, str] = field(default_factory=dict)
+    held: tuple[str, ...] = ()
     works: bool = False
     gt: Mapping[str, str] = field(default_factory=dict)
     metrics: tuple[str, ...] = ("auc",)
@@ -72,7 +75,8 @@ PRESETS: dict[str, Preset] = {
             works=True,
             gt={"ucf-crime": "inclusive"},
             metrics=("auc", "ap-trapezoid"),
-            earlier="mean over crops of the sigmoid, repeated 16 times; the last label is held to the 16-multiple",
+            held=("shanghaitech",),
+            earlier="mean over crops of the sigmoid, repeated 16 times; on ShanghaiTech the last label is held",
             source="tianyu0207/RTFM",
         ),
         Preset(
@@ -147,7 +151,11 @@ PRESETS: dict[str, Preset] = {
 
 @dataclass(frozen=True, slots=True)
 class PostProcess:
-    """The fixed order after expansion: snippet filter, length rule, smooth, min-max, drop."""
+    """The fixed order after expansion: snippet filter, length rule, smooth, min-max, drop.
+
+    `padding` says how frames past the video's end are labelled where the length is rounded up: as the last frame, or as
+    the annotation has them.
+    """
 
     smooth: Smooth = field(default_factory=Smooth)
     normalise: Literal["none", "minmax"] = "none"
@@ -155,6 +163,7 @@ class PostProcess:
     drop_first: int = 0
     drop_last: int = 0
     clip_filter: ClipFilter | None = None
+    padding: Literal["hold", "annotated"] = "annotated"
 
     def scores(self, frames: Floats) -> tuple[Floats, bool]:
         """The frames (M,) processed, and whether min-max met a constant."""
@@ -164,9 +173,14 @@ class PostProcess:
         frames, constant = minmax(frames) if self.normalise == "minmax" else (frames, False)
         return self.crop(frames), constant
 
-    def labels(self, labels: Bools) -> Bools:
-        """The labels (M,) of the same frames."""
-        return self.crop(resize(labels, self.length))
+    def labels(self, labels: Bools, events: Iterable[Event] = ()) -> Bools:
+        """The labels (M,) of the same frames; `events` as annotated, also past the end."""
+        found, n = resize(labels, self.length), len(labels)
+        if self.padding == "annotated" and len(found) > n:
+            found[n:] = False
+            for event in events:
+                found[max(n, event.start_frames) : event.end_frames] = True
+        return self.crop(found)
 
     def crop(self, frames: A) -> A:
         """Without the dropped frames at both ends."""
@@ -204,7 +218,13 @@ def post_process(name: str, dataset: str) -> PostProcess:
             hint="it has " + ", ".join(found.filters),
         )
     return PostProcess(
-        found.smooth, found.normalise, found.length, found.drop_first, found.drop_last, found.filters.get(dataset)
+        found.smooth,
+        found.normalise,
+        found.length,
+        found.drop_first,
+        found.drop_last,
+        found.filters.get(dataset),
+        "hold" if dataset in found.held else "annotated",
     )
 
 

@@ -102,3 +102,41 @@ def test_a_published_recipe_lifts_a_constant_on_shanghaitech(
     )
     assert found["frames"] == 40_791
     assert found["floors"]["constant"] == pytest.approx({"auc": 0.770, "macro-auc-pad": 0.838}, abs=1e-3)
+
+
+def test_a_preset_brings_its_truth_and_its_crop_where_there_is_one(referee: Referee, shared: Path, tmp_path: Path):
+    np.savez(tmp_path / "ones.npz", **{video: np.ones(n) for video, n in ucf_lengths(shared).items()})
+    preset = Protocol(rounds=0, floors="none", compat="rtfm")
+    metrics = referee(tmp_path / "ones.npz", "ucf-crime", metrics=("auc",), protocol=preset)
+    assert metrics["ground_truth"]["version"] == "ucf-crime:inclusive"
+    assert metrics["ground_truth"]["evaluated_totals"] == {
+        "agrees": True,
+        "message": "evaluated: 1,114,144 frames, 84,343 positive: as known for inclusive, ceil to 16",
+    }
+    given = Protocol(rounds=0, floors="none", compat="rtfm", gt="half_open")
+    other = referee(tmp_path / "ones.npz", "ucf-crime", metrics=("auc",), protocol=given)
+    assert other["ground_truth"]["version"] == "ucf-crime:half_open"
+    crops = {video: np.stack([np.zeros(n), np.ones(n)]) for video, n in ucf_lengths(shared).items()}
+    names = {f"{video}|crops": np.array(["center", "center_m"]) for video in crops}
+    np.savez(tmp_path / "crops.npz", **crops, **names)
+    one = Protocol(rounds=0, floors="none", compat="vadclip")
+    found = referee(tmp_path / "crops.npz", "ucf-crime", metrics=("operating",), protocol=one)
+    assert found["scores"]["crop_rule"] == "center_m"
+    assert found["metrics"]["operating"]["far@0.5"] == 1.0  # the mean over crops would be 0.5 as well, `center` 0
+    assert metrics["scores"]["crop_rule"] == "mean"
+
+
+def test_vadclip_looks_for_uncut_events_where_features_are_shorter(referee: Referee, shared: Path, tmp_path: Path):
+    with np.load(shared / "annotations" / "xd-violence" / "pel4vad_frame_gt.npz") as truth:
+        lengths = {video: len(truth[video]) for video in truth.files}
+    arrays = {}
+    for video, n in lengths.items():
+        arrays[video] = np.zeros(n // 16)
+        arrays[f"{video}|classes"] = np.full((n // 16, 7), 1 / 7, np.float32)
+        arrays[f"{video}|classes"][0] += np.eye(7, dtype=np.float32)[0] * 0.1
+    np.savez(tmp_path / "xd.npz", **arrays)
+    found = referee(tmp_path / "xd.npz", "xd-violence", metrics=("map-iou",), clip_frames=16)
+    assert found["ground_truth"]["clamped_events"] == 72  # one in each of the 72 videos of the reference
+    assert found["metrics"]["map-iou"]["abnormal-only"]["clipped"] == 72
+    assert found["metrics"]["map-iou"]["vadclip"]["clipped"] == 0
+    assert found["metrics"]["map-iou"]["vadclip"]["n_truth"] == 1272 + 300  # and the normal videos' own segments

@@ -7,6 +7,7 @@ import pytest
 
 from pipelines.errors import UsageError
 from pipelines.metrics.frame import padded_auc
+from pipelines.records import Event
 from pipelines.scoring.block import EvalOptions, evaluate_scores, floors_alone
 from pipelines.scoring.floors import floor_scores
 from pipelines.scoring.presets import PRESETS, ClipFilter, PostProcess, post_process
@@ -141,7 +142,17 @@ def test_presets_choose_their_lengths():
         for name in ("vadclip", "rtfm")
     }
     assert (frames["vadclip"]["frames"], frames["vadclip"]["positives"]) == (64, 2)
-    assert (frames["rtfm"]["frames"], frames["rtfm"]["positives"]) == (80, 18)
+    assert (frames["rtfm"]["frames"], frames["rtfm"]["positives"]) == (
+        80,
+        10,
+    )  # no event past the end: padding is normal
+
+
+def test_padding_is_labelled_by_the_annotation_or_held_where_the_published_file_does():
+    labels, past = np.arange(40) >= 30, [Event(30, 43, "abnormal")]  # 40 frames, rounded up to 48
+    annotated, held = post_process("rtfm", "ucf-crime"), post_process("rtfm", "shanghaitech")
+    assert np.flatnonzero(annotated.labels(labels, past)).tolist() == list(range(30, 43))
+    assert np.flatnonzero(held.labels(labels, past)).tolist() == list(range(30, 48))
 
 
 def test_presets_that_do_not_run_say_so():

@@ -59,6 +59,14 @@ def test_maps_of_clips_hold_for_their_frames(masked: World):
     assert (entry["value"], entry["n"], entry["enlarged"]) == (1.0, 8 * 64, "none")
 
 
+def test_masks_past_a_truncated_tail_are_left_out(masked: World):
+    clips = {f"{v}|maps": m[1:2].astype(np.float32) for v, m in masks().items()}
+    scores = masked.npz({v: s[1:2] for v, s in frame_scores().items()} | clips)
+    cut = Protocol(rounds=0, floors="none", tail="truncate")
+    found = masked.evaluate(scores, metrics=("pixel-auc",), clip_frames=3, protocol=cut).evals[0].metrics["metrics"]
+    assert found["pixel-auc"]["n"] == 2 * 3 * 64
+
+
 def test_maps_are_kept_with_the_evaluation(masked: World):
     maps = {f"{v}|maps": m.astype(np.float32) for v, m in masks().items()}
     folder = masked.evaluate(masked.npz(frame_scores() | maps), metrics=("all",)).evals[0].folder
@@ -121,6 +129,9 @@ def test_events_are_told_apart_by_the_area_of_their_masks(masked: World):
     breakdown = masked.evaluate(masked.npz(scores), metrics=("auc",), protocol=options).evals[0].metrics["breakdown"]
     stated = breakdown["area:0.1"]
     assert {name: group["metrics"]["auc"]["value"] for name, group in stated.items()} == {"< 0.1": 0.5, ">= 0.1": 1.0}
+    at_edge = Protocol(rounds=0, floors="none", by=("area:0.5",))  # an edge belongs to the group above it
+    groups = masked.evaluate(masked.npz(scores), metrics=("auc",), protocol=at_edge).evals[0].metrics["breakdown"]
+    assert {name: group["events"] for name, group in groups["area:0.5"].items()} == {"< 0.5": 1, ">= 0.5": 1}
     assert breakdown["area"]["small"]["description"].startswith("0.0625 to")
     assert breakdown["area"]["large"]["metrics"]["auc"]["value"] == 1.0
 

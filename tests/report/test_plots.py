@@ -34,6 +34,14 @@ def test_the_true_interval_is_shaded_in_proportion(tmp_path: Path):
     assert half / ten == pytest.approx(5, rel=0.15)
 
 
+def test_an_event_that_runs_past_the_scores_is_shaded_up_to_their_end_alone(tmp_path: Path):
+    scores = np.zeros(100)
+    plots.curve(tmp_path / "whole.png", Curve("v", scores, (Event(50, 100, "fire"),)))
+    plots.curve(tmp_path / "past.png", Curve("v", scores, (Event(50, 150, "fire"),)))
+    whole, past = (share_of(pixels(tmp_path / f"{name}.png"), SHADE) for name in ("whole", "past"))
+    assert past == pytest.approx(whole, rel=0.02)
+
+
 def test_a_picture_has_the_size_that_was_asked_for(tmp_path: Path):
     plots.curve(tmp_path / "one.png", Curve("v", np.linspace(0, 1, 50)), size_px=(600, 300))
     assert pixels(tmp_path / "one.png").shape == (300, 600, 3)

@@ -195,6 +195,18 @@ def test_areas_group_events():
     assert block.breakdown["area"]["large"]["metrics"]["auc"]["value"] == 0.5
 
 
+def test_areas_stay_with_their_events_where_frames_are_dropped():
+    labels = np.zeros(90, bool)
+    labels[0:10], labels[30:40], labels[60:70] = True, True, True
+    data = evaluation({"a": labels}, {"a": np.arange(90.0)}, areas=[[0.9, 0.01, 0.2]])
+    options = replace(QUICK, by=("area:0.1",), drop_first=10)  # the first event ends where frames begin to count
+    found = evaluate_scores(data, ["auc"], options).breakdown["area:0.1"]
+    assert {name: group["events"] for name, group in found.items()} == {"< 0.1": 1, ">= 0.1": 1}
+    # rising scores: the small event [30, 40) is above 20 of 60 normal frames, [60, 70) above 40
+    assert found["< 0.1"]["metrics"]["auc"]["value"] == pytest.approx(1 / 3)
+    assert found[">= 0.1"]["metrics"]["auc"]["value"] == pytest.approx(2 / 3)
+
+
 def test_thresholds_by_camera_reach_the_operating_figures():
     options = replace(QUICK, threshold=2.0, thresholds_by_camera={"c1": 0.5})
     found = evaluate_scores(scene(), ["operating"], options).metrics["operating"]

@@ -389,7 +389,9 @@ class _Checker:
                 continue
             frames = [difference(first, second, key, self.lengths.get(key)) for key in videos]
             count = sum(value > 0 for value in frames)
-            if not count and any(source.intervals.get(key) for source in (first.events, second.events) for key in videos):
+            if not count and any(
+                source.intervals.get(key) for source in (first.events, second.events) for key in videos
+            ):
                 self.add("note", "truths", f"truths {names[0]!r} and {other!r} agree on every frame")
             if count:
                 self.add(

@@ -132,7 +132,7 @@ class Method(nn.Module, ABC):
         return []
 
     def fit(self, bags: Callable[[], Iterable[Bag]]) -> None:
-        """Closed-form fitting for methods without phases: `bags()` iterates full-length training bags, one video each."""
+        """Closed-form fitting, before the first phase: `bags()` iterates full-length labelled bags, one video each."""
 
     @abstractmethod
     def score(self, bag: Bag) -> Scores:

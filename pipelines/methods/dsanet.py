@@ -44,6 +44,7 @@ NAME = "dsanet"
 SUMMARY = "DSANet: normal prototypes and event / background alignment on VadCLIP's trunk"
 KIND = "features"
 DEFAULT_FEATURES = ("clip:vit-b-16", "effnet:lite0+motion")
+DEFAULT_PRESET = "small-data"  # for data sets without a preset of their own
 
 
 class Config(MethodConfig):
@@ -78,7 +79,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "small-data": {
         "steps": 400,
-        "width": 256,
+        "width": 128,
         "decoder_blocks": 1,
         "score_tau": 1.0,
         "optim": {"lr": 3e-4, "schedule": "constant"},

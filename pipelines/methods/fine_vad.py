@@ -45,6 +45,7 @@ NAME = "fine-vad"
 SUMMARY = "Fine-VAD: coarse, pseudo-macro and fine alignment with text, on cached features"
 KIND = "features"
 DEFAULT_FEATURES = ("clip:vit-b-16", "effnet:lite0+motion")
+DEFAULT_PRESET = "small-data"  # for data sets without a preset of their own
 
 
 class LossConfig(BaseConfig):
@@ -84,7 +85,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "xd-violence": {"losses": {"cts_weight": 1e-4}, "lgt": {"layers": 1, "attn_window": 64}},
     "small-data": {
         "steps": 400,
-        "width": 256,
+        "width": 128,
         "optim": {"lr": 3e-4},
         "lgt": {"layers": 1, "heads": 4},
         "data": {"batch_normal": 30, "batch_abnormal": 30, "crops": "first", "standardise": True},

@@ -20,6 +20,7 @@ NAME = "mgfn"
 SUMMARY = "MGFN: glance and focus blocks with a magnitude contrastive loss"
 KIND = "features"
 DEFAULT_FEATURES = ("i3d:r50", "i3d", "effnet:lite0+motion")
+DEFAULT_PRESET = "small-data"  # for data sets without a preset of their own
 
 
 class Config(MethodConfig):

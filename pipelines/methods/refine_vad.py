@@ -35,6 +35,7 @@ NAME = "refine-vad"
 SUMMARY = "RefineVAD: motion-gated temporal shift and category prototypes"
 KIND = "features"
 DEFAULT_FEATURES = ("clip:vit-l-14", "effnet:lite0+motion")
+DEFAULT_PRESET = "small-data"  # for data sets without a preset of their own
 
 
 class MotarConfig(BaseConfig):

@@ -20,6 +20,7 @@ NAME = "rtfm"
 SUMMARY = "RTFM: top-3 feature magnitudes with a multi-scale temporal network"
 KIND = "features"
 DEFAULT_FEATURES = ("i3d:r50", "i3d", "effnet:lite0+motion")
+DEFAULT_PRESET = "small-data"  # for data sets without a preset of their own
 
 
 class Config(MethodConfig):

@@ -21,6 +21,7 @@ NAME = "ur-dmu"
 SUMMARY = "UR-DMU: a normal and an abnormal memory with uncertainty regulation"
 KIND = "features"
 DEFAULT_FEATURES = ("i3d", "effnet:lite0+motion")
+DEFAULT_PRESET = "small-data"  # for data sets without a preset of their own
 
 
 class Config(MethodConfig):

@@ -41,6 +41,7 @@ NAME = "vadclip"
 SUMMARY = "VadCLIP: binary and text-alignment branches with learned prompts"
 KIND = "features"
 DEFAULT_FEATURES = ("clip:vit-b-16", "effnet:lite0+motion")
+DEFAULT_PRESET = "small-data"  # for data sets without a preset of their own
 
 
 class Config(MethodConfig):
@@ -72,7 +73,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "small-data": {
         "steps": 400,
-        "width": 256,
+        "width": 128,
         "optim": {"lr": 3e-4, "schedule": "constant"},
         "lgt": {"layers": 1, "heads": 4},
         "data": {"batch_normal": 30, "batch_abnormal": 30, "crops": "first", "standardise": True},

@@ -160,8 +160,9 @@ def _optimise(
 ) -> dict[str, Any]:
     """Phases, or a closed-form fit; facts to record."""
     phases = method.phases()
-    if not phases:
+    if state is None:  # a stopped run brings what was fitted with its weights
         method.fit(lambda: full_bags(features, job.train, inputs, job.shape, device=job.device))
+    if not phases:
         return {"steps": 0}
     classes, seed = job.shape.classes, job.member.seed
     pseudo = job.resources.pseudo

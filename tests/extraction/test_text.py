@@ -56,7 +56,7 @@ def test_damaged_vectors_are_named(tmp_path: Path) -> None:
     made = text.class_text(CLASSES, encoder="seeded", cache=tmp_path)
     assert made.folder is not None
     (made.folder / text.FILE).write_bytes(b"not safetensors")
-    with pytest.raises(VerificationError, match="vectors.safetensors"):
+    with pytest.raises(VerificationError, match=r"vectors\.safetensors"):
         text.class_text(CLASSES, encoder="seeded", cache=tmp_path)
 
 

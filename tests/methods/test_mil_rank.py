@@ -126,3 +126,25 @@ def test_scoring_has_no_dropout_and_keeps_every_clip_and_crop():
         a, b = method.score(many), method.score(many)
     assert a.clips.shape == (2, 6) and (a.clips == b.clips).all()
     assert ((a.clips > 0) & (a.clips < 1)).all()
+
+
+def test_oriented_weights_follow_the_training_direction_and_never_turn_against_it() -> None:
+    config, _ = resolve(mil_rank.Config, [("oriented", mil_rank.PRESETS["oriented"])])
+    net = mil_rank.build(
+        config,
+        Shape(5, {"effnet:lite0": slice(0, 2), "motion": slice(2, 5)}, ("n", "a"), ("center",), 8, 8),
+        Resources(),
+    )
+    mask = torch.ones(1, 2, dtype=torch.bool)
+
+    def bag(motion: list[float], y: float) -> Bag:
+        x = torch.tensor([9.0, -9.0, *motion]).expand(1, 1, 2, 5)
+        return Bag(x, mask, mask.sum(1), torch.tensor([y]), torch.eye(2)[[int(y)]], ("v",), ("center",), {}, {})
+
+    net.fit(lambda: [bag([1.0, 2.0, 0.0], 0), bag([2.0, 1.0, 0.0], 1), bag([0.0, 2.0, 0.0], 0)])
+    assert net.orientation.tolist() == [1.0, -1.0, 1.0]  # the effnet stream plays no part
+    assert net.inputs(torch.tensor([5.0, 5.0, 4.0, 2.0, -7.0])).tolist() == [3.0, -2.0, -3.0]  # cut at 3, then turned
+    with torch.no_grad():
+        net.head.weight.copy_(torch.tensor([[0.5, -0.1, 0.2]]))
+    net._keep_orientation()
+    assert net.head.weight[0].tolist() == pytest.approx([0.5, 0.0, 0.2])

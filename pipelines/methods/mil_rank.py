@@ -111,7 +111,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "l2_weight": 0.0,
     },
 }
-PRESETS["surv-fight-untrimmed"] = PRESETS["oriented"]
+PRESETS["surv-fight"] = PRESETS["surv-fight-untrimmed"] = PRESETS["oriented"]
 PRESETS["ucf-crime"] = PRESETS["xd-violence"] = PRESETS["shanghaitech"] = PRESETS["i3d"]
 
 

@@ -86,10 +86,15 @@ def _only_dataset(settings: Sequence[list[list[EvalRecord]]]) -> str:
 def _newest(
     by_run: Sequence[list[EvalRecord]], dataset: str, split: str | None, columns: Sequence[str]
 ) -> list[EvalRecord]:
-    """One evaluation a seed on the dataset: plain protocols first, then most of the asked columns, then the newest."""
+    """One evaluation a seed on the dataset: test videos only, plain protocols first, then most of the asked columns."""
     found = []
     for records in by_run:
-        fitting = [r for r in records if r.metrics["dataset"] == dataset and split in (None, r.metrics["split"])]
+        # a table beside the papers' numbers holds test videos alone; val and train evaluations stay in `runs show`
+        fitting = [
+            r
+            for r in records
+            if r.metrics["dataset"] == dataset and r.metrics["part"] == "test" and split in (None, r.metrics["split"])
+        ]
         if fitting:
             wanted = {column.partition(":")[0] for column in columns}
             best = max((is_plain(r), len(wanted & set(r.metrics["metrics"])), i) for i, r in enumerate(fitting))

@@ -151,6 +151,8 @@ def protocol_words(metrics: Mapping[str, Any]) -> str:
     """The protocol of an evaluation in one line: truth, lengths, post-processing, videos."""
     recipe, truth, scores = metrics.get("recipe", {}), metrics.get("ground_truth", {}), metrics.get("scores", {})
     parts = [f"truth {truth.get('version', '?')}"]
+    split, part = metrics.get("split", "default"), metrics.get("part", "test")
+    parts += [f"split {split}"] * (split != "default") + [f"{part} part, not test"] * (part != "test")
     preset = recipe.get("preset")
     parts.append(f"preset {preset}" if preset else f"smooth {recipe.get('smooth', 'none')}")
     if not preset and recipe.get("normalise", "none") != "none":

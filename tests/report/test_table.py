@@ -104,6 +104,8 @@ def test_detection_has_a_row_a_protocol():
 def test_protocol_words_name_what_differs():
     metrics = evaluation({})
     assert protocol_words(metrics) == "truth tiny:exact, smooth none, expand repeat, tail hold"
+    assert "val part, not test" in protocol_words(metrics | {"part": "val"})
+    assert "split weak" in protocol_words(metrics | {"split": "weak"})
     metrics["recipe"] = {"smooth": "gaussian:3:reflect", "normalise": "minmax", "drop_first": 4}
     metrics["ground_truth"]["missing"] = ["a"]
     words = protocol_words(metrics)

@@ -14,7 +14,7 @@ from pipelines.errors import UsageError
 from pipelines.extraction.engine import Stream, decode_workers
 from pipelines.extraction.jobs import ClipBatch, DecodeJob, Partial, VideoDone, VideoFailed, VideoRestarted
 from pipelines.extraction.plan import EncoderChoice, FeaturesRecipe, Sampling, choose_encoders, make_recipe
-from pipelines.extraction.writer import unusable
+from pipelines.extraction.writer import facts_of, unusable
 from pipelines.records import VideoFacts
 
 Parts = dict[str, list[NDArray[np.float16]]]
@@ -146,22 +146,4 @@ def _finish(done: VideoDone, parts: Parts, wanted: Sequence[Wanted]) -> Encoded 
     for name, values in arrays.items():
         if (problem := unusable(values, done.n_clips)) is not None:
             return VideoFailed(done.video_id, f"{name}: {problem}", done.decoder)
-    return Encoded(done.video_id, arrays, _facts(done, wanted[0].recipe), done.notes)
-
-
-def _facts(done: VideoDone, recipe: FeaturesRecipe) -> VideoFacts:
-    return VideoFacts(
-        n_frames=done.n_frames,
-        fps=done.fps,
-        width=done.width,
-        height=done.height,
-        stride=recipe.stride,
-        clip_len=recipe.clip_len,
-        crops=recipe.crops,
-        duration_s=done.duration_s,
-        decoder=done.decoder,
-        decoder_version=done.decoder_version,
-        expected_frames=done.expected_frames,
-        source=done.source,
-        last_clip=recipe.last_clip,
-    )
+    return Encoded(done.video_id, arrays, facts_of(done, wanted[0].recipe), done.notes)

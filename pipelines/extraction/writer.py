@@ -114,28 +114,7 @@ class Writer:
 
     def facts(self, target: int, ticket: Ticket, done: VideoDone) -> VideoFacts:
         """What is stored beside one video's features."""
-        recipe = self.targets[target].recipe
-        extra: dict[str, Any] = self.source_facts(ticket.video.id)
-        if recipe.fps is not None:
-            extra |= {"sampled_fps": recipe.fps, "n_sampled": done.n_sampled}
-        if done.notes:
-            extra["notes"] = list(done.notes)
-        return VideoFacts(
-            n_frames=done.n_frames,
-            fps=done.fps,
-            width=done.width,
-            height=done.height,
-            stride=recipe.stride,
-            clip_len=recipe.clip_len,
-            crops=recipe.crops,
-            duration_s=done.duration_s,
-            decoder=done.decoder,
-            decoder_version=done.decoder_version,
-            expected_frames=done.expected_frames,
-            source=done.source,
-            last_clip=recipe.last_clip,
-            extra=extra,
-        )
+        return facts_of(done, self.targets[target].recipe, self.source_facts(ticket.video.id))
 
     def source_facts(self, video_id: str) -> dict[str, int]:
         """Size and time of the source file, by which a later run sees that it was replaced."""
@@ -190,3 +169,31 @@ def disk_errors(store: FeatureStore) -> Iterator[None]:
             if full
             else "finished videos are kept; `vad doctor --cache-dir DIR` probes a cache folder",
         ) from error
+
+
+def facts_of(done: VideoDone, recipe: FeaturesRecipe, extra: Mapping[str, Any] | None = None) -> VideoFacts:
+    """What stands beside the features of a decoded video: its length, and how clips map to native frames.
+
+    Features resampled by `recipe.fps` carry the rate and the number of sampled frames, by which scores find their frames.
+    """
+    more = dict(extra or {})
+    if recipe.fps is not None:
+        more |= {"sampled_fps": recipe.fps, "n_sampled": done.n_sampled}
+    if done.notes:
+        more["notes"] = list(done.notes)
+    return VideoFacts(
+        n_frames=done.n_frames,
+        fps=done.fps,
+        width=done.width,
+        height=done.height,
+        stride=recipe.stride,
+        clip_len=recipe.clip_len,
+        crops=recipe.crops,
+        duration_s=done.duration_s,
+        decoder=done.decoder,
+        decoder_version=done.decoder_version,
+        expected_frames=done.expected_frames,
+        source=done.source,
+        last_clip=recipe.last_clip,
+        extra=more,
+    )

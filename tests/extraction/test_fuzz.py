@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -26,8 +28,22 @@ def sources(folder: Path, shared: Path | None) -> list[bytes]:
         media.write_coded(folder / "e.mp4", 40, options={"bf": "3"}, container_options={"movflags": "faststart"}),
         media.write_coded(folder / "f.mp4", 40, rotation=90),
     ]
-    real = sorted(shared.glob("surv-fight/*/*.mp4"), key=lambda p: p.stat().st_size)[:6] if shared else []
+    real = sorted(shared.glob("surv-fight/*/*.mp4"), key=lambda p: p.stat().st_size)[:60:5] if shared else []
     return [path.read_bytes() for path in (*made, *real)]
+
+
+def shown_packets(path: Path) -> int:
+    """Packets of the first video stream that hold data and are shown (edit lists hide some), read errors skipped."""
+    count = errors = 0
+    with av.open(f"file:{path}") as container:
+        while errors < 32:
+            try:
+                for packet in container.demux(container.streams.video[0]):
+                    count, errors = count + bool(packet.size and not packet.is_discard), 0
+                return count
+            except (av.error.FFmpegError, ValueError, OSError):
+                errors += 1
+    return count
 
 
 def damaged_jobs(folder: Path, whole: list[bytes], count: int, seed: int) -> Iterator[DecodeJob]:
@@ -41,12 +57,14 @@ def damaged_jobs(folder: Path, whole: list[bytes], count: int, seed: int) -> Ite
         yield DecodeJob(path.name, path, 8, 8, (0, 4, 7), partial=partial)
 
 
-def check(folder: Path, whole: list[bytes], count: int, seed: int) -> None:
-    """Every damaged file ends once, with what was announced; a whole file is then still decoded."""
+def check(folder: Path, whole: list[bytes], count: int, seed: int) -> Counter[str]:
+    """Every damaged file ends once, as announced and as its packets say; a whole file is then still decoded."""
     last = folder / "whole.mp4"
     last.write_bytes(whole[0])
     ends: dict[str, VideoDone | VideoFailed] = {}
+    shown: dict[str, int] = {}
     clips: dict[str, int] = {}
+    tally: Counter[str] = Counter()
     with DecodePool(2, stall_s=20, memory_mb=1500) as pool:
         for jobs in (damaged_jobs(folder, whole, count, seed), [DecodeJob(last.name, last, 8, 8, (0,))]):
             for event in pool.run(jobs):
@@ -55,22 +73,41 @@ def check(folder: Path, whole: list[bytes], count: int, seed: int) -> None:
                     clips[event.video_id] = event.first_clip + len(event.clips)
                 elif isinstance(event, VideoRestarted):
                     clips.pop(event.video_id, None)
+                    tally["restarted"] += 1
                 else:
                     assert event.video_id not in ends
                     ends[event.video_id] = event
+                    tally[type(event).__name__] += 1
+                    if isinstance(event, VideoDone):
+                        shown[event.video_id] = shown_packets(folder / event.video_id)
                     (folder / event.video_id).unlink()
     assert len(ends) == count + 1
     for video_id, end in ends.items():
         if isinstance(end, VideoFailed):
             assert end.reason
-            continue
-        assert end.n_clips == clips[video_id]
-        assert (
-            end.n_frames >= (1 if int(Path(video_id).stem) % 2 else 0.98 * end.expected_frames)
-            if video_id != last.name
-            else True
-        )
+            tally["killed"] += "was killed" in end.reason
+            tally["crashed"] += "decoder process" in end.reason
+        else:
+            tally["noted"] += check_done(end, clips[video_id], shown[video_id], strict=is_strict(video_id))
     assert isinstance(ends[last.name], VideoDone)
+    return tally
+
+
+def is_strict(video_id: str) -> bool:
+    """Whether the job refused a partial video."""
+    stem = Path(video_id).stem
+    return not stem.isdigit() or int(stem) % 2 == 0
+
+
+def check_done(end: VideoDone, clips: int, shown: int, *, strict: bool) -> bool:
+    """What was announced came, and any difference to the packets is within 2 % and noted; whether there was one."""
+    assert end.n_clips == clips and end.n_frames >= 1
+    assert end.expected_frames >= shown  # more only where the file is proved to be cut off
+    if strict:
+        assert 0.98 * end.expected_frames <= end.n_frames <= end.expected_frames / 0.98
+    differs = end.n_frames != end.expected_frames
+    assert not differs or any("decoded" in note for note in end.notes)
+    return differs
 
 
 def test_damaged_files_never_harm_the_caller(tmp_path: Path) -> None:
@@ -87,4 +124,4 @@ def test_damaged_real_files_never_harm_the_caller(tmp_path: Path, shared: Path) 
 def test_thousands_of_damaged_files(tmp_path: Path) -> None:
     root = os.environ.get("VAD_TEST_DATA")
     shared = Path(root) if root and Path(root).is_dir() else None
-    check(tmp_path, sources(tmp_path, shared), int(os.environ.get("VAD_FUZZ_FILES", LONG_COUNT)), seed=3)
+    print(dict(check(tmp_path, sources(tmp_path, shared), int(os.environ.get("VAD_FUZZ_FILES", LONG_COUNT)), seed=3)))

@@ -81,7 +81,9 @@ def failed_ids(folder: Path) -> set[str]:
 
 
 def crops_word(names: Sequence[str]) -> str:
-    """`center`, `five`, `ten`, or the number of crops where the names are no named set."""
+    """`five`, `ten`, a single crop's own name, or the number of crops where the names are no named set."""
+    if len(names) == 1:
+        return names[0]
     return next((word for word, known in CROPS.items() if tuple(names) == known), f"{len(names)}crops")
 
 

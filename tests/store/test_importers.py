@@ -11,7 +11,8 @@ import pytest
 
 from pipelines.errors import MissingArtifactError, UsageError
 from pipelines.records import Video
-from pipelines.store.importers import ORDERS, plan_import, run_import
+from pipelines.store.importers import plan_import, run_import
+from pipelines.store.layouts import ORDERS
 from pipelines.store.maintenance import verify
 from pipelines.video.crops import CROPS
 from tests.extraction.fakes import FakeDataset
@@ -173,7 +174,7 @@ def test_import_again_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_wrong_folders_are_named(tmp_path: Path) -> None:
-    with pytest.raises(MissingArtifactError, match="no folder"):
+    with pytest.raises(MissingArtifactError, match="no file or folder"):
         plan_import(dataset("a"), "vadclip", tmp_path / "in", root=tmp_path / "c")
     (tmp_path / "in").mkdir()
     with pytest.raises(MissingArtifactError, match=r"no \.npy files"):

@@ -1,18 +1,18 @@
-"""`vad cache`: artefacts of the cache: list, show, verify, collect garbage, remove, import."""
+"""`vad cache`: artefacts of the cache: list, show, verify, collect garbage, remove; `exchange` has the rest."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vadcli.commands import exchange
+from vadcli.commands.exchange import places, roots_of
 from vadcli.console import Console
 from vadcli.options import (
     CacheDirOption,
     DatasetOption,
-    DryRunOption,
     JsonOption,
     ManifestOption,
     RunsDirOption,
@@ -20,13 +20,11 @@ from vadcli.options import (
 )
 
 if TYPE_CHECKING:
-    from pipelines.artifacts import Roots
     from pipelines.data.manifest import Manifest
-    from pipelines.store.importers import ImportPlan
     from pipelines.store.listing import Row
     from pipelines.store.maintenance import Problem
 
-app = typer.Typer(help="Artefacts of the cache: list, show, verify, collect garbage, remove, import.")
+app = typer.Typer(help="Artefacts of the cache: look after them, and exchange features with others.")
 
 Reference = Annotated[str, typer.Argument(metavar="ID|FOLDER|ENCODER", help="Which artefact (vad cache ls).")]
 
@@ -43,7 +41,7 @@ def ls(
     from pipelines.store import listing
 
     console = Console.of(ctx, json=as_json)
-    roots = _roots(cache_dir, manifest)
+    roots = roots_of(cache_dir, manifest)
     found = listing.rows(roots.features, dataset=dataset)
     console.json({"cache": list(roots.features), "artifacts": [_brief(row) for row in found]})
     rows = [
@@ -69,7 +67,7 @@ def show(
     from pipelines.store import listing
 
     console = Console.of(ctx, json=as_json)
-    roots = _roots(cache_dir, manifest)
+    roots = roots_of(cache_dir, manifest)
     described = listing.describe(listing.find_row(roots.features, reference))
     console.json(described)
     console.table("", ("", "value"), _flat(described))
@@ -94,7 +92,7 @@ def verify(
     from pipelines.store import listing, maintenance
 
     console = Console.of(ctx, json=as_json)
-    layers = _roots(cache_dir, manifest).features
+    layers = roots_of(cache_dir, manifest).features
     rows = [listing.find_row(layers, reference)] if reference else listing.rows(layers, dataset=dataset)
     chosen = [row for row in rows if row.artifact.kind in listing.GROUPS]
     console.progress.start(sum(row.n_videos for row in chosen), "verifying")
@@ -139,7 +137,7 @@ def gc(
     from pipelines.store import maintenance
 
     console = Console.of(ctx, json=as_json)
-    roots, listed = _places(cache_dir, manifest, runs_dir)
+    roots, listed = places(cache_dir, manifest, runs_dir)
     found = maintenance.garbage(roots.cache, named=_manifest_features(listed), runs=roots.runs)
     total = sum(item.n_bytes for item in found)
     rows = [{"path": item.path, "bytes": item.n_bytes, "why": item.why} for item in found]
@@ -169,7 +167,7 @@ def rm(
     from pipelines.store import listing, maintenance
 
     console = Console.of(ctx, json=as_json)
-    row = listing.find_row(_roots(cache_dir, manifest).features, reference)
+    row = listing.find_row(roots_of(cache_dir, manifest).features, reference)
     if row.layer > 0:
         raise UsageError(f"{row.folder} is in a layer that is only read", hint="give its root as the only --cache-dir")
     if videos:
@@ -193,107 +191,8 @@ def rm(
     console.text(f"{'deleted' if yes else 'would delete with --yes:'} {what}")
 
 
-@app.command("import")
-def import_(
-    ctx: typer.Context,
-    dialect: Annotated[str, typer.Argument(metavar="vadclip|ur-dmu", help="Whose files they are.")],
-    source: Annotated[Path, typer.Option("--source", metavar="FOLDER", help="Where the .npy files lie.")],
-    dataset: DatasetOption = None,
-    lists: Annotated[
-        list[Path] | None, typer.Option("--list", metavar="CSV", help="Only the videos of this list; repeat it.")
-    ] = None,
-    order: Annotated[
-        str | None,
-        typer.Option("--crop-order", metavar="roc-ng|ur-dmu|torchvision|unknown", help="Which crop stands where."),
-    ] = None,
-    crops: Annotated[
-        str | None, typer.Option("--crops", metavar="NAME,NAME", help="Keep these crops only (center_m).")
-    ] = None,
-    cache_dir: CacheDirOption = None,
-    manifest: ManifestOption = None,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Import published features: every file matched to a video of the dataset, checked and hashed first.
-
-    Missing and extra files are listed. Exit 3 when videos could not be imported.
-    """
-    from pipelines.errors import PartialFailure, UsageError
-    from pipelines.store import importers
-
-    if dialect not in importers.FORMATS:
-        raise UsageError(f"unknown layout {dialect!r}: {', '.join(importers.FORMATS)}")
-    if dataset is None:
-        raise UsageError("whose features are they?", hint="--dataset ucf-crime")
-    console = Console.of(ctx, json=as_json)
-    roots, listed = _places(cache_dir, manifest)
-    planned = importers.plan_import(
-        listed.dataset(dataset),
-        "vadclip" if dialect == "vadclip" else "ur-dmu",
-        source,
-        root=roots.cache,
-        lists=lists or (),
-        order=order,
-        crops=crops.split(",") if crops else None,
-        progress=console.progress,
-    )
-    if not dry_run:
-        importers.run_import(planned, progress=console.progress)
-    _render_import(console, planned, stored=not dry_run)
-    if planned.bad and not dry_run:
-        lines = "".join(f"\n  {id}: {reason}" for id, reason in list(planned.bad.items())[:20])
-        raise PartialFailure(f"{len(planned.bad)} of {len(planned.found)} videos could not be imported:{lines}")
-
-
-def _render_import(console: Console, planned: ImportPlan, *, stored: bool) -> None:
-    console.json(
-        {
-            "dataset": planned.dataset,
-            "id": planned.id,
-            "folder": planned.folder,
-            "stored": stored,
-            "recipe": planned.recipe,
-            "recorded": planned.recorded,
-            "good": [item.video.id for item in planned.good],
-            "failed": planned.bad,
-            "missing": list(planned.missing),
-            "extra": list(planned.extra),
-        }
-    )
-    rows = [
-        ("imported" if stored else "would be imported", len(planned.good), ""),
-        ("not usable", len(planned.bad), _few([f"{id}: {why}" for id, why in planned.bad.items()])),
-        ("missing", len(planned.missing), _few(planned.missing)),
-        ("not in the dataset", len(planned.extra), _few(planned.extra)),
-    ]
-    console.table(f"{planned.recipe['encoder']} ({planned.id[:8]})", ("", "videos", "which"), rows)
-    console.text(f"crops {', '.join(planned.recipe['crops'])}; mean norm {planned.recorded['mean_norm']}")
-    console.text(str(planned.folder))
-
-
-def _few(names: Any, most: int = 3) -> str:
-    return ", ".join(list(names)[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _roots(cache_dir: str | None, manifest: Path | None) -> Roots:
-    """The cache's layers; the manifest is only loaded where it has a say, so that listing stays quick."""
-    from pipelines.artifacts import resolve_roots
-    from pipelines.data.discovery import chosen_path
-
-    if cache_dir or os.environ.get("VAD_CACHE"):
-        return resolve_roots(cache_dir=cache_dir)
-    if "cache_dir" not in chosen_path(manifest).read_text(encoding="utf-8", errors="replace"):
-        return resolve_roots()
-    return _places(None, manifest)[0]
-
-
-def _places(cache_dir: str | None, manifest: Path | None, runs_dir: Path | None = None) -> tuple[Roots, Manifest]:
-    from pipelines.artifacts import resolve_roots
-    from pipelines.data.manifest import load
-
-    listed = load(manifest)
-    roots = resolve_roots(cache_dir=cache_dir, runs_dir=runs_dir, manifest_cache_dir=listed.cache_dir)
-    return roots, listed
+for _name, _verb in exchange.VERBS.items():
+    app.command(_name)(_verb)
 
 
 def _manifest_features(listed: Manifest) -> set[tuple[str, str]]:

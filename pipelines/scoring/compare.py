@@ -128,7 +128,7 @@ def _pair(one: EvalRecord, other: EvalRecord, manifest: Manifest, *, rounds: int
             f"the two evaluations do not compare:\n  A {one.folder}\n  B {other.folder}\n  " + "\n  ".join(told),
             hint="evaluate both under one protocol",
         )
-    dataset = _dataset(one, manifest)
+    dataset = dataset_of(one, manifest)
     ours, theirs = data_from(one, dataset), data_from(other, dataset)
     held = [name for name in one.metrics["metrics"] if name in other.metrics["metrics"]]
     options = replace(protocol_of(one.artifact.recipe), rounds=rounds, seed=seed).options()
@@ -146,7 +146,7 @@ def _pair(one: EvalRecord, other: EvalRecord, manifest: Manifest, *, rounds: int
     }
 
 
-def _dataset(record: EvalRecord, manifest: Manifest) -> Dataset:
+def dataset_of(record: EvalRecord, manifest: Manifest) -> Dataset:
     """The manifest's dataset, or the one made again of the annotation file that the evaluation names."""
     made_of = record.metrics["ground_truth"].get("annotations")
     if made_of is None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pipelines.errors import UsageError, VadError, VerificationError
 
 CODECS = ("libx264", "mpeg4")
+CRF = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +29,16 @@ class Written:
 
 
 def write_video(
-    path: Path, frames: Iterable[NDArray[np.uint8]], *, fps: float | Fraction, codecs: Sequence[str] = CODECS
+    path: Path,
+    frames: Iterable[NDArray[np.uint8]],
+    *,
+    fps: float | Fraction,
+    codecs: Sequence[str] = CODECS,
+    crf: int = CRF,
 ) -> Written:
     """Write RGB frames (H, W, 3) uint8, all of one size, at a constant rate; the suffix of `path` names the container.
 
-    The first encoder of `codecs` that this FFmpeg has is used. The file appears under its name only after it was
+    `crf` is x264's quality: 0 best, 51 worst. The first encoder of `codecs` that this FFmpeg has is used. The file appears under its name only after it was
     decoded again and its frames counted.
 
     Raises:
@@ -43,7 +49,7 @@ def write_video(
     codec = first_codec(codecs)
     part = path.with_name(f".part-{os.getpid()}-{path.name}")
     try:
-        written = _encode(part, frames, fps=Fraction(fps).limit_denominator(65535), codec=codec)
+        written = _encode(part, frames, fps=Fraction(fps).limit_denominator(65535), codec=codec, crf=crf)
         decoded = _count_frames(part)
         if decoded != written:
             raise VerificationError(f"{path}: {written} frames were written, {decoded} decode")
@@ -70,7 +76,7 @@ def first_codec(names: Sequence[str]) -> str:
     raise UsageError(f"this FFmpeg has none of the encoders {', '.join(names)}")
 
 
-def _encode(path: Path, frames: Iterable[NDArray[np.uint8]], *, fps: Fraction, codec: str) -> int:
+def _encode(path: Path, frames: Iterable[NDArray[np.uint8]], *, fps: Fraction, codec: str, crf: int) -> int:
     import av
 
     source = _checked(frames)
@@ -80,7 +86,7 @@ def _encode(path: Path, frames: Iterable[NDArray[np.uint8]], *, fps: Fraction, c
     count = 0
     try:
         with av.open(str(path), "w") as container:
-            stream = _add_stream(container, first.shape, fps=fps, codec=codec)
+            stream = _add_stream(container, first.shape, fps=fps, codec=codec, crf=crf)
             for array in chain((first,), source):
                 frame = av.VideoFrame.from_ndarray(array, format="rgb24")
                 frame.pts, frame.time_base = count, 1 / fps
@@ -101,7 +107,7 @@ def _checked(frames: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]
         yield np.ascontiguousarray(frame)
 
 
-def _add_stream(container: Any, shape: tuple[int, ...], *, fps: Fraction, codec: str) -> Any:
+def _add_stream(container: Any, shape: tuple[int, ...], *, fps: Fraction, codec: str, crf: int) -> Any:
     height, width = shape[:2]
     stream = container.add_stream(codec, rate=fps)
     stream.width, stream.height = width, height
@@ -110,7 +116,7 @@ def _add_stream(container: Any, shape: tuple[int, ...], *, fps: Fraction, codec:
     stream.pix_fmt = "yuv444p" if odd else "yuv420p"
     stream.codec_context.thread_count = 1  # the same bytes on every machine
     if codec == "libx264":
-        stream.options = {"crf": "20", "preset": "veryfast"}
+        stream.options = {"crf": str(crf), "preset": "veryfast"}
     else:
         stream.options = {"qscale": "3"}
         stream.codec_context.bit_rate = 0

@@ -46,9 +46,7 @@ class Footage:
         return {key: value for key, value in found.items() if value is not None}
 
 
-def locate(
-    videos: Mapping[str, Video], ids: Sequence[str], page: Path, sizes: Mapping[str, int]
-) -> dict[str, Footage]:
+def locate(videos: Mapping[str, Video], ids: Sequence[str], page: Path, sizes: Mapping[str, int]) -> dict[str, Footage]:
     """Each video's file as seen from the page's folder; a file of another size than was extracted is `replaced`."""
     found = {}
     for video in ids:
@@ -142,5 +140,3 @@ def _size(store: FeatureStore, video: str) -> int | None:
     except VadError:
         return None
     return int(word) if word.isdigit() else None
-
-

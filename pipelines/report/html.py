@@ -155,7 +155,9 @@ def render(planned: Planned, dataset: Dataset, ready: Prepared, footage: Mapping
         summary=summary,
         rows=rows,
         undefined=undefined,
-        oracle=", ".join(f"{row.name} {points(row.number.floors[ORACLE])}" for row in rows if ORACLE in row.number.floors),
+        oracle=", ".join(
+            f"{row.name} {points(row.number.floors[ORACLE])}" for row in rows if ORACLE in row.number.floors
+        ),
         warnings=[line for line in summary["warnings"] if FLOOR_WORDS not in line],  # the table shows floors
         seeds=_seeds(planned, numbers),
         shown_seed=metrics["model"].get("seed"),
@@ -221,7 +223,9 @@ def _ranking(ready: Prepared) -> dict[str, Any]:
     if not labels.any() or labels.all():
         return {"positive_share": float(labels.mean())}
     curves = {"roc": roc_points(labels, scores), "pr": pr_points(labels, scores)}
-    found = {name: [np.round(axis[:: max(1, len(axis) // 800)], 5).tolist() for axis in xy] for name, xy in curves.items()}
+    found = {
+        name: [np.round(axis[:: max(1, len(axis) // 800)], 5).tolist() for axis in xy] for name, xy in curves.items()
+    }
     return {**found, "positive_share": float(labels.mean())}
 
 

@@ -80,7 +80,9 @@ def _run(record: EvalRecord, run: artifacts.Artifact) -> Link:
 
 def _brought(record: EvalRecord) -> Link:
     model = record.metrics["model"]
-    return Link("Scores that were brought", _told({"file": model.get("scores_file"), "sha256": model.get("scores_sha256")}))
+    return Link(
+        "Scores that were brought", _told({"file": model.get("scores_file"), "sha256": model.get("scores_sha256")})
+    )
 
 
 def _features(need: Mapping[str, Any]) -> Link:

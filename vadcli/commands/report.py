@@ -53,7 +53,9 @@ def report(
     done = html.run(request, progress=console.progress)
     for word, found in (("moved since extraction", done.moved), ("of another size than at extraction", done.replaced)):
         if found:
-            console.warn(f"{len(found)} of {done.videos} videos {word}: {', '.join(found[:5])}{', ...' * (len(found) > 5)}")
+            console.warn(
+                f"{len(found)} of {done.videos} videos {word}: {', '.join(found[:5])}{', ...' * (len(found) > 5)}"
+            )
     for video, reason in done.no_preview.items():
         console.warn(f"no preview of {video}: {reason}")
     console.json(

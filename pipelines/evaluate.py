@@ -147,7 +147,7 @@ def plan(request: EvalRequest) -> list[Planned]:
     Raises:
         UsageError, MissingArtifactError, VerificationError: as `run`.
     """
-    _check_names(request)
+    check_names(request)
     manifest, roots = places(request)
     if request.scores is not None:
         return [_planned_scores(request, request.scores, manifest, roots)]
@@ -166,7 +166,7 @@ def places(request: EvalRequest) -> tuple[Manifest, Roots]:
     return manifest, roots
 
 
-def _check_names(request: EvalRequest) -> None:
+def check_names(request: EvalRequest) -> None:
     """Every wrong word is told before anything is read."""
     from pipelines.scoring.block import metric_names
 

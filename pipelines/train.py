@@ -242,6 +242,19 @@ def plan(request: TrainRequest) -> TrainPlan:
     )
 
 
+def check(request: TrainRequest) -> None:
+    """Whether the method, its preset and every key and value of its configuration are right; looks at no data.
+
+    Raises:
+        UsageError: all wrong keys and values of a setting at once.
+    """
+    module = catalog.load("methods", request.method)
+    fixed, combinations = split_sweep(request.sets)
+    preset = _preset(module, request, request.dataset or "", [])
+    for combination in combinations:
+        _config(module, request, preset, fixed, combination)
+
+
 def method_class(module: ModuleType) -> type[Method]:
     """The Method that a method file defines.
 

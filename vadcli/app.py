@@ -123,8 +123,12 @@ class LazyVerb(TyperCommand):
         self.verb = verb
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
-        """The context of the real command, whose module is imported now."""
-        return load(self.verb).make_context(*args, **kwargs)
+        """The context of the real command."""
+        return self.real().make_context(*args, **kwargs)
+
+    def real(self) -> Any:
+        """The verb's own command, whose module is imported now."""
+        return load(self.verb)
 
 
 class VerbGroup(LightGroup):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers of `pytest -n` share the cores; set before torch is imported
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

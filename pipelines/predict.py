@@ -1,4 +1,4 @@
-"""The prediction stage: somebody's own videos -> scores, events in seconds and a picture; no dataset entry needed."""
+"""The prediction stage: somebody's own videos -> scores, events, pictures, clips; no dataset entry needed."""
 
 from __future__ import annotations
 
@@ -6,31 +6,30 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines import artifacts
-from pipelines.errors import MissingArtifactError, UsageError
+from pipelines.errors import UsageError, VadError
 from pipelines.progress import Progress, Silent
 from pipelines.records import Event, Scores
+from pipelines.scoring.events import AlarmRule, Span, find_events
+from pipelines.scoring.scorer import Scorer, load_scorer
 
 if TYPE_CHECKING:
-    from pipelines.extraction.adhoc import Encoded, Wanted
-    from pipelines.training.checkpoint import LoadedRun
+    from pipelines.extraction.adhoc import Encoded
+    from pipelines.report.annotate import Overlay
 
 VIDEO_SUFFIXES = frozenset(
     [".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp"]
 )
 IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"])
-FLOOR = "motion-scalar"
-QUANTILE = "0.99"
-FLOOR_SMOOTH_S = 0.5  # sigma of the Gaussian where no run says how its threshold was learnt [ours]
 ROBUST_SIGMAS = 3.0  # median + 3 robust deviations of the video itself, where nothing was learnt [ours]
-MERGE_S = 1.0  # alarms closer than this are one event
+CLIP_MARGIN_S = 1.0  # of a cut clip, before and after its event [ours]
 Floats = NDArray[np.float64]
 
 
@@ -43,7 +42,10 @@ class PredictRequest:
         run: as in `vad eval --run`; None takes the latest run, or `motion-scalar` where there is none.
         out: where the results go; `./vad_predictions/<name>` unless given.
         threshold: a level of the smoothed score in place of the run's own.
+        off, min_s, cooldown_s: the rest of the alarm rule (`scoring.events.AlarmRule`).
         smooth: as in `vad eval --smooth`, in place of what the run's threshold was learnt with.
+        video: also write the video with the score, the class and the method's heat map drawn on it.
+        clips: a folder for a clip of each event, with a second before and after; none unless given.
         partial: "keep" accepts a video of which less than 98 % decodes.
     """
 
@@ -51,7 +53,12 @@ class PredictRequest:
     run: str | None = None
     out: Path | None = None
     threshold: float | None = None
+    off: float | None = None
+    min_s: float = 0.0
+    cooldown_s: float = 0.0
     smooth: str | None = None
+    video: bool = False
+    clips: Path | None = None
     device: str = "cpu"
     workers: int | None = None
     partial: Literal["fail", "keep"] = "fail"
@@ -68,6 +75,7 @@ class Found:
     end_s: float | None
     peak: float
     label: str | None
+    clip: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,23 +106,8 @@ class PredictResult:
     failures: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Scorer:
-    """A run, or the floor: the streams it needs, its scores of one video, and its threshold where it learnt one."""
-
-    name: str
-    wanted: tuple[Wanted, ...]
-    score: Callable[[Encoded], Scores]
-    classes: tuple[str, ...] = ()
-    threshold: float | None = None
-    threshold_source: str = ""
-    smooth: str | None = None
-    expand: Literal["repeat", "linear", "bins32"] = "repeat"
-    facts: dict[str, Any] = field(default_factory=dict)
-
-
 def run(request: PredictRequest, *, progress: Progress = Silent()) -> PredictResult:
-    """Score every video of the source and write csv, json and a curve for each, and a summary.
+    """Score every video of the source and write csv, json and a curve for each, and a summary and the events of all.
 
     Raises:
         UsageError: nothing to score there, or a run whose encoder is not the installed one.
@@ -123,7 +116,7 @@ def run(request: PredictRequest, *, progress: Progress = Silent()) -> PredictRes
     from pipelines.extraction.adhoc import Encoded, encode
 
     videos = find_videos(request.source)
-    scorer = load_scorer(request, progress=progress)
+    scorer = load_scorer(request.run, device=request.device, runs_dir=request.runs_dir, progress=progress)
     out = request.out or Path("vad_predictions") / artifacts.folder_name(_name_of(request.source))
     out.mkdir(parents=True, exist_ok=True)
     predictions: list[Prediction] = []
@@ -134,7 +127,7 @@ def run(request: PredictRequest, *, progress: Progress = Silent()) -> PredictRes
     ):
         if isinstance(item, Encoded):
             predictions.append(_predict(item, videos[item.video_id], scorer, request, out))
-            for note in item.notes:
+            for note in predictions[-1].notes:
                 progress.note(f"{item.video_id}: {note}")
         else:
             failures[item.video_id] = item.reason
@@ -145,6 +138,7 @@ def run(request: PredictRequest, *, progress: Progress = Silent()) -> PredictRes
     predictions.sort(key=lambda prediction: order[prediction.video])
     result = PredictResult(out, scorer.name, tuple(predictions), failures)
     artifacts.write_text(out / "summary.csv", _summary(result))
+    artifacts.write_text(out / "events.csv", _all_events(result))
     return result
 
 
@@ -174,96 +168,21 @@ def find_videos(source: Path) -> dict[str, Path]:
     }
 
 
-def load_scorer(request: PredictRequest, *, progress: Progress = Silent()) -> Scorer:
-    """The run that is meant, or the floor where none was named and none exists.
-
-    Raises:
-        MissingArtifactError: a run was named and is not there.
-        UsageError: its encoder is not the installed one.
-    """
-    from pipelines.store import runs
-
-    root = artifacts.resolve_roots(runs_dir=request.runs_dir).runs
-    if request.run != FLOOR:
-        try:
-            group = runs.resolve(request.run or runs.LATEST, root)
-        except MissingArtifactError:
-            if request.run is not None:
-                raise
-            progress.note(f"no run in {root}: scoring with {FLOOR} (how much moves); `vad train` makes a run")
-        else:
-            if len(group.runs) > 1:
-                progress.note(f"{group.folder} has {len(group.runs)} runs: scoring with {group.runs[0].name}")
-            return _of_run(group.runs[0], request.device)
-    return _floor(request.device)
-
-
-def _of_run(folder: Path, device: str) -> Scorer:
-    from pipelines.extraction.adhoc import wanted_of
-    from pipelines.extraction.plan import FeaturesRecipe
-    from pipelines.scoring.infer import score_features
-    from pipelines.training.checkpoint import load_run
-
-    loaded = load_run(folder, device=device)
-    wanted = tuple(wanted_of(need.stream, FeaturesRecipe.model_validate(need.recipe)) for need in loaded.features)
-    recorded = loaded.artifact.recorded
-    smooth, levels = next(iter(recorded.get("thresholds_smoothed", {}).items()), ("none", loaded.thresholds))
-    quantile = levels.get(QUANTILE)
-    return Scorer(
-        name=f"{loaded.method_name} ({folder})",
-        wanted=wanted,
-        score=lambda one: score_features(loaded, one.arrays, one.facts, video_id=one.video_id, device=device),
-        classes=loaded.classes,
-        threshold=quantile,
-        threshold_source=f"99 % of the {recorded.get('thresholds_from', 'frame scores of normal videos')}",
-        smooth=smooth,
-        expand=loaded.method.expand,
-        facts=_facts_of(loaded),
-    )
-
-
-def _facts_of(loaded: LoadedRun) -> dict[str, Any]:
-    features = {need.encoder: need.id for need in loaded.features}
-    return {"run": loaded.artifact.id, "method": loaded.method_name, "dataset": loaded.dataset, "features": features}
-
-
-def _floor(device: str) -> Scorer:
-    from pipelines import catalog
-    from pipelines.extraction.adhoc import Wanted
-    from pipelines.extraction.plan import Sampling, choose_encoders, make_recipe
-    from pipelines.methods._base import Resources, Shape
-    from pipelines.scoring.infer import score_joined
-    from pipelines.training.inputs import Inputs
-
-    (choice,) = choose_encoders(["motion"])
-    recipe = make_recipe(choice, sampling=Sampling(clip_len=8, stride=8), crops=("center",))
-    dim = choice.encoder.dim
-    shape = Shape(dim, {"motion": slice(0, dim)}, ("normal", "abnormal"), ("center",), recipe.clip_len, recipe.stride)
-    module = catalog.load("methods", FLOOR)
-    config = module.Config()
-    method = module.build(config, shape, Resources()).to(device).eval()
-    inputs = Inputs(dim, shape.streams, config.data.model_copy(update={"normalise": "none", "standardise": False}))
-
-    def score(one: Encoded) -> Scores:
-        values = one.arrays["motion"]
-        return score_joined(method, inputs, shape, values, one.facts, one.facts.crops, one.video_id, device=device)
-
-    return Scorer(FLOOR, (Wanted("motion", choice, recipe),), score, facts={"method": FLOOR})
-
-
 def _predict(one: Encoded, path: Path, scorer: Scorer, request: PredictRequest, out: Path) -> Prediction:
     from pipelines.scoring.expand import expand
     from pipelines.scoring.smooth import parse_smooth, smooth
 
-    frames = expand(scorer.score(one), how=scorer.expand)
+    raw = scorer.score(one)
+    frames = expand(raw, how=scorer.expand)
     fps = one.facts.fps
-    how = request.smooth or scorer.smooth or f"gaussian:{FLOOR_SMOOTH_S * (fps or 25):g}"
+    how = request.smooth or scorer.filter(fps)
     scores = smooth(frames.scores, parse_smooth(how))
     threshold, source = _threshold(scores, scorer, request.threshold)
-    found = _events(scores, threshold, fps, _labels(frames.classes, scorer.classes))
+    rule = AlarmRule(on=threshold, off=request.off, min_s=request.min_s, cooldown_s=request.cooldown_s)
+    spans = find_events(scores, rule, fps)
+    found = _events(spans, fps, _labels(frames.classes, scorer.classes))
     peak = int(scores.argmax())
     name = artifacts.folder_name(one.video_id)
-    files = {kind: out / f"{name}.{kind}" for kind in ("csv", "json", "png")}
     prediction = Prediction(
         video=one.video_id,
         path=path,
@@ -275,13 +194,58 @@ def _predict(one: Encoded, path: Path, scorer: Scorer, request: PredictRequest, 
         threshold_source=source,
         smooth=how,
         events=found,
-        files=files,
+        files={kind: out / f"{name}.{kind}" for kind in ("csv", "json", "png")},
         notes=one.notes,
     )
-    artifacts.write_text(files["csv"], _frames_csv(frames.scores, scores, threshold, fps))
-    artifacts.write_text(files["json"], _json(prediction, scorer))
+    if request.video or (request.clips and found):
+        prediction = _with_footage(prediction, one, _overlay(prediction, scores, spans, raw), request, out)
+    artifacts.write_text(prediction.files["csv"], _frames_csv(frames.scores, scores, spans, fps))
+    artifacts.write_text(prediction.files["json"], _json(prediction, scorer))
     _draw(prediction, scores, scorer)
     return prediction
+
+
+def _with_footage(
+    prediction: Prediction, one: Encoded, overlay: Overlay, request: PredictRequest, out: Path
+) -> Prediction:
+    """Decode once more for the video that is drawn upon and for the clips; a failure is a note, the scores are kept."""
+    from pipelines.extraction.adhoc import frames
+    from pipelines.report.cuts import Cut, write_annotated, write_cuts
+
+    events = [replace(event, clip=_clip_path(event, prediction, request.clips)) for event in prediction.events]
+    margin = round(CLIP_MARGIN_S * (prediction.fps or 0))
+    cuts = [
+        Cut(max(0, e.start_frames - margin), min(prediction.n_frames, e.end_frames + margin), e.clip)
+        for e in events if e.clip
+    ]  # fmt: skip
+    stream = frames(prediction.path, one.facts.decoder or "pyav")
+    files = dict(prediction.files)
+    try:
+        if request.video:
+            files["mp4"] = out / f"{artifacts.folder_name(prediction.video)}.mp4"
+            write_annotated(files["mp4"], stream, overlay, cuts, fps=prediction.fps)
+        else:
+            write_cuts(stream, cuts, fps=prediction.fps)
+    except VadError as error:
+        return replace(prediction, notes=(*prediction.notes, f"no video was written: {error.message}"))
+    return replace(prediction, files=files, events=tuple(events))
+
+
+def _clip_path(event: Found, prediction: Prediction, folder: Path | None) -> Path | None:
+    """`<video>-<where it begins>[-class].mp4`."""
+    if folder is None:
+        return None
+    at = f"{event.start_s:07.2f}s" if event.start_s is not None else f"f{event.start_frames:06d}"
+    label = f"-{artifacts.folder_name(event.label)}" if event.label else ""
+    return folder / f"{artifacts.folder_name(prediction.video)}-{at}{label}.mp4"
+
+
+def _overlay(prediction: Prediction, scores: Floats, spans: Sequence[Span], raw: Scores) -> Overlay:
+    from pipelines.report.annotate import Overlay
+
+    labels = [event.label or "" for event in prediction.events]
+    maps = raw.maps.get("score")
+    return Overlay(scores, prediction.threshold, prediction.fps, spans, labels, maps, raw.spans)
 
 
 def _threshold(scores: Floats, scorer: Scorer, given: float | None) -> tuple[float, str]:
@@ -294,23 +258,17 @@ def _threshold(scores: Floats, scorer: Scorer, given: float | None) -> tuple[flo
     return middle + ROBUST_SIGMAS * spread, "the video's own median + 3 robust deviations (nothing was learnt)"
 
 
-def _events(
-    scores: Floats, threshold: float, fps: float | None, labels: Callable[[int, int], str | None]
-) -> tuple[Found, ...]:
-    """Runs strictly above the threshold; a constant score, which lies on its own median, has none."""
-    from pipelines.metrics.operating import alarm_runs
-
-    runs = alarm_runs(scores > threshold, MERGE_S * fps if fps else 0.0)
+def _events(spans: Sequence[Span], fps: float | None, labels: Callable[[int, int], str | None]) -> tuple[Found, ...]:
     return tuple(
         Found(
-            start_frames=int(start),
-            end_frames=int(end),
-            start_s=start / fps if fps else None,
-            end_s=end / fps if fps else None,
-            peak=float(scores[start:end].max()),
-            label=labels(int(start), int(end)),
+            start_frames=one.start,
+            end_frames=one.end,
+            start_s=one.start / fps if fps else None,
+            end_s=one.end / fps if fps else None,
+            peak=one.peak,
+            label=labels(one.start, one.end),
         )
-        for start, end in runs
+        for one in spans
     )
 
 
@@ -340,15 +298,27 @@ def _draw(prediction: Prediction, scores: Floats, scorer: Scorer) -> None:
 def _json(prediction: Prediction, scorer: Scorer) -> str:
     body = asdict(prediction) | {"path": str(prediction.path), "scorer": scorer.facts}
     body["files"] = {kind: path.name for kind, path in prediction.files.items()}
-    return json.dumps({"schema": 1} | body, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps({"schema": 1} | body, indent=2, ensure_ascii=False, default=str) + "\n"
 
 
-def _frames_csv(raw: Floats, smoothed: Floats, threshold: float, fps: float | None) -> str:
+def _frames_csv(raw: Floats, smoothed: Floats, spans: Sequence[Span], fps: float | None) -> str:
+    alarm = np.zeros(len(smoothed), dtype=np.int64)
+    for span in spans:
+        alarm[span.start : span.end] = 1
     rows = (
-        (frame, f"{frame / fps:.3f}" if fps else "", f"{a:.6g}", f"{b:.6g}", int(b > threshold))
-        for frame, (a, b) in enumerate(zip(raw, smoothed, strict=True))
+        (frame, f"{frame / fps:.3f}" if fps else "", f"{a:.6g}", f"{b:.6g}", c)
+        for frame, (a, b, c) in enumerate(zip(raw, smoothed, alarm.tolist(), strict=True))
     )
     return _csv(("frame", "time_s", "raw", "score", "alarm"), rows)
+
+
+def _all_events(result: PredictResult) -> str:
+    rows = (
+        (one.video, e.start_frames, e.end_frames, _seconds(e.start_s), _seconds(e.end_s), f"{e.peak:.6g}",
+         e.label or "", e.clip or "")
+        for one in result.predictions for e in one.events
+    )  # fmt: skip
+    return _csv(("video", "start_frame", "end_frame", "start_s", "end_s", "peak", "class", "clip"), rows)
 
 
 def _summary(result: PredictResult) -> str:

@@ -117,6 +117,17 @@ def test_scoring_twice_and_building_twice_give_the_same(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_a_clip_needs_no_more_clips_before_it_than_the_method_says(name):
+    """What `vad watch` rests on: the last clip's score from its last `live_clips` clips is that from all of them."""
+    method = made(name)
+    if method.live_clips is None:
+        return
+    values = np.random.default_rng(0).normal(size=(12, 1, DIM))
+    whole = scored(method, values).clips[:, -1]
+    np.testing.assert_allclose(scored(method, values[-method.live_clips :]).clips[:, -1], whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_stages_are_pictures_of_every_clip(name):
     method = made(name).eval()
     values = np.random.default_rng(0).normal(size=(12, 1, DIM)).astype(np.float16)

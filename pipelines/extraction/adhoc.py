@@ -16,6 +16,7 @@ from pipelines.extraction.jobs import ClipBatch, DecodeJob, Partial, VideoDone, 
 from pipelines.extraction.plan import EncoderChoice, FeaturesRecipe, Sampling, choose_encoders, make_recipe
 from pipelines.extraction.writer import facts_of, unusable
 from pipelines.records import VideoFacts
+from pipelines.video.decode import DecodeError
 
 Parts = dict[str, list[NDArray[np.float16]]]
 
@@ -86,8 +87,8 @@ def encode(
     """
     from pipelines.extraction.pool import DecodePool
 
-    streams = {one.name: _stream(one, device) for one in wanted}
-    first = _same_clips(wanted)
+    streams = {one.name: load_stream(one, device) for one in wanted}
+    first = same_clips(wanted)
     positions = tuple(sorted({p for stream in streams.values() for p in stream.positions}))
     jobs = [_job(video_id, path, first, positions, partial) for video_id, path in videos]
     parts: dict[str, Parts] = {}
@@ -106,13 +107,41 @@ def encode(
                     yield _finish(event, parts.pop(event.video_id, {}), wanted)
 
 
-def _stream(one: Wanted, device: str) -> Stream:
+def frames(path: Path, decoder: str) -> Iterator[NDArray[np.uint8]]:
+    """Every frame of a video in order, (H, W, 3) uint8 RGB, read by `decoder` in a killable process.
+
+    Raises:
+        DecodeError: it cannot be read, or not to its end.
+    """
+    from pipelines.extraction.pool import DecodePool
+
+    job = DecodeJob(video_id=path.name, path=path, clip_len=1, stride=1, positions=(0,), partial="keep")
+    with DecodePool(1, policy=decoder) as pool:
+        for event in pool.run([job]):
+            if isinstance(event, VideoFailed):
+                raise DecodeError(event.reason)
+            if isinstance(event, ClipBatch):
+                for clip in event.clips:
+                    yield np.array(clip[0])  # a copy: the batch's memory is used again
+
+
+def load_stream(one: Wanted, device: str) -> Stream:
+    """Its encoder, loaded.
+
+    Raises:
+        MissingArtifactError, VerificationError: the encoder's weights.
+    """
     encoder = one.choice.encoder
     encoder.load(device, one.recipe.precision)
     return Stream(encoder, one.recipe.crops, encoder.positions(one.recipe.clip_len), device)
 
 
-def _same_clips(wanted: Sequence[Wanted]) -> FeaturesRecipe:
+def same_clips(wanted: Sequence[Wanted]) -> FeaturesRecipe:
+    """A recipe that says how all of them cut a video into clips.
+
+    Raises:
+        UsageError: they do not agree.
+    """
     cuts = {(w.recipe.clip_len, w.recipe.stride, w.recipe.fps, w.recipe.last_clip) for w in wanted}
     if len(cuts) != 1:
         raise UsageError(f"the streams cut a video into different clips: {sorted(map(str, cuts))}")

@@ -124,6 +124,7 @@ class Method(nn.Module, ABC):
     takes_prompt_tower: bool = False  # learns its prompts where the text encoder is CLIP's (`extras["prompt_tower"]`)
     class_words: str = ""  # the buffer of class vectors (Y, width), where other words may stand in it (zero-shot)
     needs_pseudo: bool = False  # trains on pseudo labels (`vad train --pseudo`)
+    live_clips: int | None = None  # clips up to a clip that its score needs: 1 is the clip alone, None the whole video
     expand: Literal["repeat", "linear", "bins32"] = "repeat"  # how its clip scores become frames unless asked otherwise
     notes: tuple[str, ...] = ()  # what a user should know of this build ("one anomaly class: the middle level is off")
 

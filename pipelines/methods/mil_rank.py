@@ -119,6 +119,7 @@ class MilRank(Method):
     """A small network scores each segment alone: D -> hidden -> 1, sigmoid at the end."""
 
     orientation: Tensor
+    live_clips = 1
 
     def __init__(self, config: Config, shape: Shape) -> None:
         super().__init__()

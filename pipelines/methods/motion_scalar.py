@@ -26,6 +26,7 @@ class MotionScalar(Method):
     """Score of a clip = the motion encoder's scalar (median over frame pairs of the mean absolute difference, in [0, 1])."""
 
     supervision = "none"
+    live_clips = 1
 
     def __init__(self, index: int) -> None:
         super().__init__()

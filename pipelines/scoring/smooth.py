@@ -12,7 +12,7 @@ from pipelines.errors import UsageError
 from pipelines.metrics.frame import minmax
 from pipelines.recipe import suggest
 
-__all__ = ["Smooth", "kernel", "minmax", "parse_smooth", "smooth"]
+__all__ = ["GrowingLine", "Smooth", "kernel", "minmax", "parse_smooth", "reach", "smooth"]
 
 Kind = Literal["none", "gaussian", "mean", "median"]
 Edge = Literal["reflect", "nearest", "renormalise", "zero"]
@@ -91,6 +91,42 @@ def kernel(how: Smooth) -> Floats:
     radius = int(TRUNCATE_SIGMA * how.width + 0.5)
     weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / how.width) ** 2)
     return np.asarray(weights / weights.sum())
+
+
+def reach(how: Smooth) -> int:
+    """How many frames before and after itself a filtered frame depends on at most."""
+    if how.kind == "none":
+        return 0
+    return int(how.width) // 2 if how.kind == "median" else len(kernel(how)) // 2
+
+
+class GrowingLine:
+    """Filters a line of frame scores that is still growing: the values of `smooth`, as soon as they are settled.
+
+    A frame is settled when `reach` more are known. Memory: twice the reach.
+    """
+
+    def __init__(self, how: Smooth) -> None:
+        self._how, self._reach = how, reach(how)
+        self._kept: Floats = np.empty(0)
+        self._settled = 0  # of the kept frames
+
+    def push(self, scores: Floats) -> Floats:
+        """The next frames' scores; those that are settled now."""
+        self._kept = np.concatenate([self._kept, scores])
+        return self._settle(len(self._kept) - self._reach)
+
+    def finish(self) -> Floats:
+        """No more come: the rest."""
+        return self._settle(len(self._kept))
+
+    def _settle(self, until: int) -> Floats:
+        if until <= self._settled:
+            return np.empty(0)
+        found = smooth(self._kept, self._how)[self._settled : until]
+        cut = max(0, until - self._reach)
+        self._kept, self._settled = self._kept[cut:], until - cut
+        return found
 
 
 def _width(text: str, kind: str, word: str) -> float:

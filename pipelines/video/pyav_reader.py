@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,19 +25,21 @@ class PyAVReader(Reader):
     name = "pyav"
 
     def __init__(self, path: Path, facts: Probe, *, tick: Tick = quiet) -> None:
+        super().__init__(path, facts, tick=tick)
+        self._stack = ExitStack()
+        container = self._stack.enter_context(open_container(path))
+        self._attach(container.streams.video[0], iter_packets(container, container.streams.video[0]))
+
+    def _attach(self, stream: Any, packets: Iterator[Any]) -> None:
+        """Decode `packets` of `stream` from now on."""
         import av
         from av.video.reformatter import VideoReformatter
 
-        super().__init__(path, facts, tick=tick)
         self.version = av.__version__
         self.damaged = self.corrupt = 0
         self._errors = (av.error.FFmpegError, ValueError)
-        self._stack = ExitStack()
-        container = self._stack.enter_context(open_container(path))
-        stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
-        self._context = stream.codec_context
-        self._packets = iter_packets(container, stream)
+        self._context, self._packets = stream.codec_context, packets
         self._ready: deque[Any] = deque()
         self._flushed = self._resized = False
         self._convert = VideoReformatter()
@@ -51,7 +54,7 @@ class PyAVReader(Reader):
         frame = self._ready.popleft()
         self.corrupt += bool(frame.is_corrupt)
         self._note_size(frame)
-        return _PyAVFrame(self, frame)
+        return PyAVFrame(self, frame)
 
     def _decode(self, packet: Any) -> None:
         if packet is None or not packet.size:
@@ -92,16 +95,20 @@ class PyAVReader(Reader):
         self._stack.close()
 
 
-class _PyAVFrame:
-    __slots__ = ("_frame", "_reader")
+class PyAVFrame:
+    """One frame; `native` is PyAV's own."""
+
+    __slots__ = ("_reader", "native")
 
     def __init__(self, reader: PyAVReader, frame: Any) -> None:
-        self._reader, self._frame = reader, frame
+        self._reader, self.native = reader, frame
 
     @property
     def time_s(self) -> float | None:
-        time = self._frame.time
+        """Presentation time in seconds."""
+        time = self.native.time
         return None if time is None else float(time)
 
     def write(self, out: Array) -> None:
-        np.copyto(out, self._reader.rgb(self._frame))
+        """Convert to RGB into `out`."""
+        np.copyto(out, self._reader.rgb(self.native))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -38,25 +38,122 @@ def write_video(
 ) -> Written:
     """Write RGB frames (H, W, 3) uint8, all of one size, at a constant rate; the suffix of `path` names the container.
 
-    `crf` is x264's quality: 0 best, 51 worst. The first encoder of `codecs` that this FFmpeg has is used. The file appears under its name only after it was
-    decoded again and its frames counted.
+    `crf` is x264's quality: 0 best, 51 worst. The first encoder of `codecs` that this FFmpeg has is used. The file
+    appears under its name only after it was decoded again and its frames counted.
 
     Raises:
         UsageError: no frames, a frame of another size or type, or none of the encoders is available.
         VerificationError: the file holds another number of frames than was written.
         VadError: FFmpeg refuses.
     """
-    codec = first_codec(codecs)
-    part = path.with_name(f".part-{os.getpid()}-{path.name}")
-    try:
-        written = _encode(part, frames, fps=Fraction(fps).limit_denominator(65535), codec=codec, crf=crf)
-        decoded = _count_frames(part)
-        if decoded != written:
-            raise VerificationError(f"{path}: {written} frames were written, {decoded} decode")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return Written(path=path, n_frames=written, codec=codec)
+    with VideoWriter(path, fps=fps, codecs=codecs, crf=crf) as writer:
+        for frame in frames:
+            writer.add(frame)
+    return Written(path=path, n_frames=writer.n_frames, codec=writer.codec)
+
+
+class VideoWriter:
+    """The same a frame at a time; a context manager. Leaving it by an error leaves no file and keeps the old one.
+
+    Args:
+        path, fps, codecs, crf: as in `write_video`.
+        options: of the container; fragments (`movflags`) make a file whose written part plays if the process dies.
+
+    Raises:
+        UsageError: none of the encoders is available.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        fps: float | Fraction,
+        codecs: Sequence[str] = CODECS,
+        crf: int = CRF,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
+        self.path, self.codec, self.n_frames = path, first_codec(codecs), 0
+        self.part = path.with_name(f".part-{os.getpid()}-{path.name}")
+        self._fps = Fraction(fps).limit_denominator(65535)
+        self._crf = crf
+        self._options = dict(options or {})
+        self._container: Any = None
+        self._stream: Any = None
+        self._shape: tuple[int, ...] = ()
+
+    def add(self, array: NDArray[np.uint8]) -> None:
+        """The next frame, (H, W, 3) uint8 of the first one's size.
+
+        Raises:
+            UsageError, VadError: as `write_video`.
+        """
+        import av
+
+        self._check(array)
+        try:
+            if self._container is None:
+                self._open()
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")
+            frame.pts, frame.time_base = self.n_frames, 1 / self._fps
+            self._container.mux(self._stream.encode(frame))
+        except (av.error.FFmpegError, ValueError) as error:
+            raise self._refused(error) from error
+        self.n_frames += 1
+
+    def close(self) -> None:
+        """Finish the file, count its frames and give it its name.
+
+        Raises:
+            UsageError: no frame was added.
+            VerificationError, VadError: as `write_video`.
+        """
+        import av
+
+        if self._container is None:
+            raise UsageError(f"{self.path}: a video needs at least one frame")
+        try:
+            self._container.mux(self._stream.encode())
+            self._container.close()
+        except (av.error.FFmpegError, ValueError) as error:
+            raise self._refused(error) from error
+        decoded = _count_frames(self.part)
+        if decoded != self.n_frames:
+            raise VerificationError(f"{self.path}: {self.n_frames} frames were written, {decoded} decode")
+        os.replace(self.part, self.path)
+
+    def abort(self) -> None:
+        """Leave no trace of what was added."""
+        if self._container is not None:
+            self._container.close()
+        self.part.unlink(missing_ok=True)
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self.close()
+        finally:
+            self.abort()
+
+    def _open(self) -> None:
+        import av
+
+        self._container = av.open(str(self.part), "w", options=self._options)
+        self._stream = _add_stream(self._container, self._shape, fps=self._fps, codec=self.codec, crf=self._crf)
+
+    def _check(self, frame: NDArray[np.uint8]) -> None:
+        shape = self._shape = self._shape or frame.shape
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.shape != shape:
+            raise UsageError(
+                f"frame {self.n_frames} is {frame.dtype} {frame.shape}; expected uint8 {shape} with 3 channels"
+            )
+
+    def _refused(self, error: Exception) -> VadError:
+        return VadError(f"{self.path}: {self.codec} cannot write this video: {error}")
 
 
 def first_codec(names: Sequence[str]) -> str:
@@ -74,37 +171,6 @@ def first_codec(names: Sequence[str]) -> str:
             continue
         return name
     raise UsageError(f"this FFmpeg has none of the encoders {', '.join(names)}")
-
-
-def _encode(path: Path, frames: Iterable[NDArray[np.uint8]], *, fps: Fraction, codec: str, crf: int) -> int:
-    import av
-
-    source = _checked(frames)
-    first = next(source, None)
-    if first is None:
-        raise UsageError(f"{path}: a video needs at least one frame")
-    count = 0
-    try:
-        with av.open(str(path), "w") as container:
-            stream = _add_stream(container, first.shape, fps=fps, codec=codec, crf=crf)
-            for array in chain((first,), source):
-                frame = av.VideoFrame.from_ndarray(array, format="rgb24")
-                frame.pts, frame.time_base = count, 1 / fps
-                container.mux(stream.encode(frame))
-                count += 1
-            container.mux(stream.encode())
-    except (av.error.FFmpegError, ValueError) as error:
-        raise VadError(f"{path}: {codec} cannot write this video: {error}") from error
-    return count
-
-
-def _checked(frames: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
-    shape: tuple[int, ...] | None = None
-    for index, frame in enumerate(frames):
-        shape = shape or frame.shape
-        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.shape != shape:
-            raise UsageError(f"frame {index} is {frame.dtype} {frame.shape}; expected uint8 {shape} with 3 channels")
-        yield np.ascontiguousarray(frame)
 
 
 def _add_stream(container: Any, shape: tuple[int, ...], *, fps: Fraction, codec: str, crf: int) -> Any:

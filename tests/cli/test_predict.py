@@ -13,6 +13,10 @@ from PIL import Image
 
 from pipelines import predict
 from pipelines.errors import UsageError
+from pipelines.report.annotate import Overlay, annotate
+from pipelines.scoring.events import AlarmRule, find_events
+from pipelines.video.decode import read_frames
+from pipelines.video.write import write_video
 from tests.cli.process import vad
 
 
@@ -26,7 +30,13 @@ def test_without_a_run_one_command_gives_a_curve(small_demo, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "motion-scalar" in done.stderr
     out = tmp_path / "vad_predictions" / "video"
-    assert {path.name for path in out.iterdir()} == {"video.csv", "video.json", "video.png", "summary.csv"}
+    assert {path.name for path in out.iterdir()} == {
+        "video.csv",
+        "video.json",
+        "video.png",
+        "summary.csv",
+        "events.csv",
+    }
     assert (out / "video.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     body = json.loads((out / "video.json").read_text())
     rows = list(csv.DictReader((out / "video.csv").open()))
@@ -93,16 +103,50 @@ def test_a_folder_without_videos_is_said_to_be_one(tmp_path):
         predict.find_videos(tmp_path)
 
 
+def test_the_video_is_drawn_upon_and_each_event_cut_out(tmp_path):
+    """40 frames at 10 fps, moving between 1.5 and 2.5 s only: one event, its clip a second longer on both sides."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    still = np.full((48, 64, 3), 90, np.uint8)
+    noise = [rng.integers(0, 255, (48, 64, 3), dtype=np.uint8) for _ in range(10)]
+    write_video(folder / "a.mp4", [still] * 16 + noise + [still] * 14, fps=10)
+    write_video(folder / "b.mp4", [still] * 40, fps=10)
+    done = vad("predict", folder, "--video", "--clips", "cut", "--threshold", "0.1", "--smooth", "none", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "vad_predictions" / "in"
+    (row,) = csv.DictReader((out / "events.csv").open())
+    assert (row["video"], row["start_frame"], row["end_frame"]) == ("a", "16", "24")  # whole clips of 8 frames
+    assert [path.name for path in (tmp_path / "cut").iterdir()] == ["a-0001.60s.mp4"]
+    assert len(read_frames(tmp_path / "cut" / "a-0001.60s.mp4")) == 8 + 2 * 10
+    drawn = read_frames(out / "a.mp4")
+    assert drawn.shape == (40, 360 + 72, 480, 3)
+    vermilion = np.abs(drawn[:, 1, 240].astype(int) - (213, 94, 0)).max(axis=1) < 60  # the frame of an event's picture
+    assert vermilion.nonzero()[0].tolist() == list(range(16, 24))
+    cursor = drawn[:, 360 + 4 : 360 + 68].min(axis=(1, 3)).argmax(axis=1)  # the column that is bright throughout
+    np.testing.assert_allclose(cursor, np.arange(40) / 40 * 479, atol=1.5)
+
+
+def test_a_heat_map_is_seen_where_it_is_high():
+    maps = np.zeros((2, 4, 4), np.float32)
+    maps[1, :2, :2] = 1.0
+    line = Overlay(np.zeros(16), 1.0, 8.0, (), (), maps, np.array([[0, 8], [8, 16]]))
+    drawn = list(annotate([np.full((360, 480, 3), 100, np.uint8)] * 16, line))
+    assert drawn[3][40:300, 60:400].std(axis=(0, 1)).max() < 1  # nothing in the first clip's map
+    red = drawn[12][..., 0].astype(int) - drawn[12][..., 2]
+    assert red[60, 80] > 100 and abs(red[200, 400]) < 5
+
+
 def test_events_are_runs_above_the_threshold_in_seconds():
     scores = np.zeros(100)
     scores[10:20] = 1.0
     scores[24:30] = 2.0  # 0.4 s later at 10 fps: the same event
     scores[60:70] = 3.0
-    found = predict._events(scores, 0.5, 10.0, lambda a, b: None)
+    found = predict._events(find_events(scores, AlarmRule(on=0.5), 10.0), 10.0, lambda a, b: None)
     assert [(e.start_s, e.end_s, e.peak) for e in found] == [(1.0, 3.0, 2.0), (6.0, 7.0, 3.0)]
 
 
 def test_a_constant_score_has_no_events():
     scorer = predict.Scorer("x", (), lambda one: None)
     threshold, _ = predict._threshold(np.ones(50), scorer, None)
-    assert predict._events(np.ones(50), threshold, 25.0, lambda a, b: None) == ()
+    assert find_events(np.ones(50), AlarmRule(on=threshold), 25.0) == []

@@ -31,6 +31,20 @@ def predict(
         float | None,
         typer.Option("--threshold", metavar="X", help="Events lie above this score; the run's 99 % unless given."),
     ] = None,
+    off: Annotated[
+        float | None,
+        typer.Option("--off", metavar="X", help="An event goes on above this lower score; the threshold unless given."),
+    ] = None,
+    min_s: Annotated[float, typer.Option("--min-s", metavar="S", help="A shorter event is none.")] = 0.0,
+    cooldown_s: Annotated[
+        float, typer.Option("--cooldown-s", metavar="S", help="After an event none begins for so long.")
+    ] = 0.0,
+    video: Annotated[
+        bool, typer.Option("--video", help="Also the video itself with score, class and heat map drawn on it (mp4).")
+    ] = False,
+    clips: Annotated[
+        Path | None, typer.Option("--clips", metavar="DIR", help="A clip of each event, a second before and after.")
+    ] = None,
     smooth: Annotated[
         str | None, typer.Option("--smooth", metavar="KIND:WIDTH", help="For example gaussian:12 (frames) or none.")
     ] = None,
@@ -58,6 +72,11 @@ def predict(
         run=run,
         out=out,
         threshold=threshold,
+        off=off,
+        min_s=min_s,
+        cooldown_s=cooldown_s,
+        video=video,
+        clips=clips,
         smooth=smooth,
         device=_device(device),
         workers=workers,
@@ -89,6 +108,9 @@ def _render(console: Console, result: PredictResult) -> None:
         console.table(title, ("video", "seconds", "peak", "peak at", "threshold", "events (seconds)"), rows)
         console.text(f"\nthreshold: {result.predictions[0].threshold_source}")
         console.text(f"curves, frame scores and events: {result.out}")
+        clips = [event.clip for one in result.predictions for event in one.events if event.clip]
+        if clips:
+            console.text(f"clips of the events: {len(clips)} in {clips[0].parent}")
 
 
 def _row(one: Prediction) -> tuple[object, ...]:

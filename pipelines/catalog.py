@@ -54,12 +54,12 @@ def entries(kind: Kind) -> dict[str, Entry]:
 
 
 def names(kind: Kind) -> list[str]:
-    """Every name a user may type, variants included (`effnet:lite0`), sorted."""
+    """Every name a user may type, variants included (`effnet:lite0`; an empty variant is the bare name), sorted."""
     listed: list[str] = []
     for entry in entries(kind).values():
         variants = entry.facts.get("VARIANTS")
         listed += (
-            [f"{entry.name}:{v}" for v in variants]
+            [f"{entry.name}:{v}" if v else entry.name for v in variants]
             if isinstance(variants, (list, tuple)) and variants
             else [entry.name]
         )

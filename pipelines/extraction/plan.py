@@ -187,8 +187,16 @@ def make_recipe(
 
     An encoder that sees whole frames (no crop size) has the one crop "center"; a frames artefact has clips of one
     frame and no precision to choose.
+
+    Raises:
+        UsageError: clips shorter than the encoder can take.
     """
     encoder = choice.encoder
+    if sampling.clip_len < encoder.min_clip_len:
+        raise UsageError(
+            f"{encoder.name} needs clips of at least {encoder.min_clip_len} frames, not {sampling.clip_len}",
+            hint="--clip-len 16",
+        )
     if encoder.kind == "frames":
         sampling, precision = Sampling(1, 1, sampling.fps), "float32"
     return FeaturesRecipe(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipelines.encoders import _weights, clip
+from pipelines.encoders import _checkpoint, _weights, clip
 from pipelines.errors import MissingArtifactError, VerificationError
 
 transformers = pytest.importorskip("transformers")
@@ -94,9 +94,9 @@ def test_every_variant_is_built_with_the_published_size(variant):
 
 def test_a_checkpoint_of_another_size_is_refused(folder):
     with pytest.raises(VerificationError, match="does not fit CLIPVisionModelWithProjection"):
-        clip.load_strictly(
+        _checkpoint.load_strictly(
             clip.vision_tower({**TINY, "vision_config": {**TINY["vision_config"], "hidden_size": 64}}),
-            clip.read_tensors(folder / "model.safetensors"),
+            _checkpoint.read_tensors(folder / "model.safetensors"),
             folder / "model.safetensors",
         )
 
@@ -105,7 +105,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     for name in ("model.safetensors", "pytorch_model.bin"):
         (tmp_path / name).write_bytes(b"not a checkpoint at all")
         with pytest.raises(VerificationError, match="not a readable checkpoint"):
-            clip.read_tensors(tmp_path / name)
+            _checkpoint.read_tensors(tmp_path / name)
 
 
 def test_a_pickle_that_runs_code_is_not_run(tmp_path):
@@ -115,7 +115,7 @@ def test_a_pickle_that_runs_code_is_not_run(tmp_path):
 
     torch.save({"x": Runs()}, tmp_path / "pytorch_model.bin")
     with pytest.raises(VerificationError, match="not a readable checkpoint"):
-        clip.read_tensors(tmp_path / "pytorch_model.bin")
+        _checkpoint.read_tensors(tmp_path / "pytorch_model.bin")
 
 
 def test_offline_is_exit_4_and_says_what_to_put_where(monkeypatch, tmp_path):

@@ -21,6 +21,7 @@ from pipelines.extraction.plan import (
     Redo,
     Sampling,
     StreamPlan,
+    WeightsMode,
     choose_encoders,
     plan,
 )
@@ -41,7 +42,8 @@ class ExtractRequest:
 
     `encoders` as typed (`A+B` and `A,B` alike); `layers` are the cache roots, the first one is written; `options` are
     `--set` assignments for the encoders; `videos` restricts to these ids, `limit` to the first so many;
-    `workers` decoder processes and `device` are chosen when None / "auto"; `lazy` frames store an index only.
+    `workers` decoder processes and `device` are chosen when None / "auto"; `lazy` frames store an index only;
+    `weights="random"` runs networks with seeded random weights, in artefacts of their own.
     """
 
     dataset: Extractable
@@ -58,6 +60,7 @@ class ExtractRequest:
     workers: int | None = None
     device: str = "auto"
     frames: FramesMode = "store"
+    weights: WeightsMode = "published"
     stall_s: float = 60.0
     memory_mb: int = 3072
 
@@ -118,7 +121,7 @@ def make_plan(request: ExtractRequest) -> ExtractionPlan:
     """What `run` would do for this request; reads the cache and the source files' sizes, writes nothing."""
     return plan(
         request.dataset,
-        choices=choose_encoders(request.encoders, request.options, frames=request.frames),
+        choices=choose_encoders(request.encoders, request.options, frames=request.frames, weights=request.weights),
         layers=request.layers,
         sampling=request.sampling,
         crops=request.crops,
@@ -311,7 +314,7 @@ def pick_device(name: str) -> str:
 def _load(stream: StreamPlan, device: str) -> Stream:
     encoder = stream.choice.encoder
     if stream.todo and not stream.choice.options.get("lazy"):
-        encoder.load(device, stream.recipe.precision)
+        stream.choice.load(device, stream.recipe.precision)
     return Stream(encoder, stream.recipe.crops, encoder.positions(stream.recipe.clip_len), device)
 
 

@@ -63,7 +63,7 @@ OPTIONS: dict[str, dict[str, Any]] = {"qwen2.5-vl": {"pixels": 112}}
 def build(name: str, **options: Any) -> Encoder:
     """The encoder, tiny where TINY has sizes for it; not loaded."""
     module, (base, _, variant) = catalog.load("encoders", name), name.partition(":")
-    with mock.patch.multiple(module, **TINY.get(base, {})):
+    with mock.patch.multiple(module, **{"NAME": base, **TINY.get(base, {})}):
         encoder: Encoder = module.build(variant, module.Config(**OPTIONS.get(base, {}), **options))
     return encoder
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import VerificationError
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 COUNTER = "num_batches_tracked"  # of batch normalisation: unused in evaluation, absent from old checkpoints
+CLOSING = ("gamma", "bn3.weight", "nl.bn.weight")  # scales at the end of a residual branch
 WRAPPERS = ("model", "module", "state_dict")  # one level that training programs put around the tensors
 
 
@@ -37,8 +38,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise VerificationError(f"{path} is not a readable checkpoint: {reason}") from error
 
 
-def _unwrapped(found: dict[str, Tensor]) -> dict[str, Tensor]:
-    inner = next((found[key] for key in WRAPPERS if isinstance(found.get(key), Mapping)), found)
+def _unwrapped(found: dict[str, Any]) -> dict[str, Tensor]:
+    inner: Mapping[str, Any] = next((found[key] for key in WRAPPERS if isinstance(found.get(key), Mapping)), found)
     return {key: value for key, value in inner.items() if hasattr(value, "shape")}
 
 
@@ -75,7 +76,8 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 def randomise(model: Module, *, seed: int) -> None:
     """Fill a network with seeded weights that keep activations of order one: for counting, timing and tests.
 
-    Matrices and kernels are normal with variance 2 / fan-in, scales are 1 (layer scales 0.1), the rest is 0.
+    Matrices and kernels are normal with variance 2 / fan-in, scales are 1 (0.2 where they close a residual branch, so
+    that depth does not blow them up), the rest is 0.
     """
     import torch
 
@@ -86,4 +88,4 @@ def randomise(model: Module, *, seed: int) -> None:
         elif tensor.ndim > 1:
             tensor.normal_(0, math.sqrt(2 / math.prod(tensor.shape[1:])), generator=random)
         else:
-            tensor.fill_(0.1 if key.endswith("gamma") else float(key.endswith(("weight", "running_var"))))
+            tensor.fill_(0.2 if key.endswith(CLOSING) else float(key.endswith(("weight", "running_var"))))

@@ -52,7 +52,7 @@ def count_flops(run: Callable[[], object]) -> int:
     from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
     def attention(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
-        return int(sdpa_flop_count(q, k, v))
+        return int(sdpa_flop_count(q, k, v))  # type: ignore[no-untyped-call]
 
     # torch's counter knows the attention of GPUs only
     on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu

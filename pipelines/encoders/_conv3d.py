@@ -24,7 +24,7 @@ def pointwise(layer: nn.Conv3d, x: Tensor) -> Tensor:
 def temporal(layer: nn.Conv3d, x: Tensor) -> Tensor:
     """A kx1x1 convolution of stride 1 as one over two dimensions, time and all places; for the same reason."""
     y = F.conv2d(x.flatten(3), layer.weight.flatten(3), layer.bias, padding=(int(layer.padding[0]), 0))
-    return y.unflatten(3, x.shape[3:])
+    return y.reshape(*y.shape[:3], *x.shape[3:])
 
 
 def folded(network: nn.Module) -> nn.Module:

@@ -47,7 +47,7 @@ class Attention(nn.Module):
 
 
 def _split(x: Tensor, heads: int) -> Tensor:
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)  # (N, heads, tokens, D / heads)
+    return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)  # (N, heads, tokens, D / heads)
 
 
 class LayerScale(nn.Module):

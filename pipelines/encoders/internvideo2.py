@@ -29,7 +29,16 @@ SHORT_SIDE = 256  # of the `crops` view
 MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 SIZES: dict[str, dict[str, Any]] = {
-    "1b": {"width": 1408, "depth": 40, "heads": 16, "hidden": 6144, "pooled": 768, "pool_heads": 16, "frames": 4, "pixels": 224}
+    "1b": {
+        "width": 1408,
+        "depth": 40,
+        "heads": 16,
+        "hidden": 6144,
+        "pooled": 768,
+        "pool_heads": 16,
+        "frames": 4,
+        "pixels": 224,
+    }
 }
 WEIGHTS = {
     "1b": {
@@ -54,7 +63,8 @@ class Config(EncoderConfig):
     """Options of internvideo2."""
 
     output: Literal["pooled", "tokens"] = Field(
-        "pooled", description="the attention-pooled vector (768-d), or the mean patch token before the last block (1408-d)"
+        "pooled",
+        description="the attention-pooled vector (768-d), or the mean patch token before the last block (1408-d)",
     )
     view: Literal["whole", "crops"] = Field(
         "whole", description="the whole frame squeezed to 224x224, or named 224x224 crops of a short side of 256"

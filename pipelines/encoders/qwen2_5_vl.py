@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 NAME = "qwen2.5-vl"
 VARIANTS = ("7b",)
-SUMMARY = "Qwen2.5-VL-7B's vision tower on a frame, visual tokens averaged (3584-d); no language model, not Fine-VAD's use"
+SUMMARY = (
+    "Qwen2.5-VL-7B's vision tower on a frame, visual tokens averaged (3584-d); no language model, not Fine-VAD's use"
+)
 
 PATCH, MERGE, TIME = 14, 2, 2  # pixels of a patch, patches merged along each side, frames of a patch
 # of openai/CLIP, in grey levels
@@ -87,9 +89,7 @@ class QwenVision(NetworkEncoder):
         self.dim = self.sizes["out_hidden_size"]
         self.weights = CARDS[variant]
         side = config.pixels
-        self.preprocess = Preprocess(
-            resize=side, crop_px=(side, side), interpolation="bicubic", mean=MEAN, std=STD
-        )
+        self.preprocess = Preprocess(resize=side, crop_px=(side, side), interpolation="bicubic", mean=MEAN, std=STD)
 
     def positions(self, clip_len: int) -> tuple[int, ...]:
         """One frame, or all for the mean."""
@@ -112,7 +112,7 @@ class QwenVision(NetworkEncoder):
         """(N, 3, P, h, w) -> (N, 3584)."""
         import torch
 
-        n, _, p, h, w = frames.shape
+        n, (h, w) = len(frames), frames.shape[3:]
         images = frames.transpose(1, 2).flatten(0, 1)  # (N * P, 3, h, w)
         grid = torch.tensor([[1, h // PATCH, w // PATCH]] * len(images), device="cpu")
         tokens = network(patches(images), grid_thw=grid.to(frames.device)).pooler_output  # (N * P * tokens, D)

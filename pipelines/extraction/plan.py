@@ -23,7 +23,9 @@ from pipelines.video.decode import DECODER_POLICY
 Crops = Literal["center", "five", "ten"]
 Redo = Literal["none", "failed", "all"]
 FramesMode = Literal["store", "lazy"]
+WeightsMode = Literal["published", "random"]
 MISSING = "source file missing"
+RANDOM_WEIGHTS = "random weights, seed 0"  # stands in a recipe where a hash would
 
 
 class Extractable(Protocol):
@@ -81,12 +83,29 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class EncoderChoice:
-    """One encoder that a command asked for, built but not loaded (no torch, no weights read)."""
+    """One encoder that a command asked for, built but not loaded (no torch, no weights read).
+
+    `weights="random"` are seeded ones, for timing and tests: they make an artefact of their own, which says so.
+    """
 
     name: str
     encoder: Encoder
     options: dict[str, Any]
     source_hash: str | None = None
+    weights: WeightsMode = "published"
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """What stands for the weights in the recipe."""
+        random = self.weights == "random" and self.encoder.weights is not None
+        return RANDOM_WEIGHTS if random else self.encoder.weights_sha256()
+
+    def load(self, device: str, precision: Precision) -> None:
+        """Load the encoder with the weights that were chosen."""
+        if self.weights == "random":
+            self.encoder.load_random(device, precision)
+        else:
+            self.encoder.load(device, precision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +178,11 @@ def split_encoders(names: Iterable[str]) -> list[str]:
 
 
 def choose_encoders(
-    names: Iterable[str], assignments: Sequence[str] = (), *, frames: FramesMode = "store"
+    names: Iterable[str],
+    assignments: Sequence[str] = (),
+    *,
+    frames: FramesMode = "store",
+    weights: WeightsMode = "published",
 ) -> list[EncoderChoice]:
     """Every named encoder with its options from `--set` (`input=diff`, or `effnet.input=diff` among several).
 
@@ -170,7 +193,7 @@ def choose_encoders(
     """
     listed = split_encoders(names)
     layers = _options_of(listed, parse_assignments(assignments))
-    choices = [_build(name, layers.get(name, {})) for name in listed]
+    choices = [_build(name, layers.get(name, {}), weights) for name in listed]
     if frames == "lazy":
         if not any(choice.encoder.kind == "frames" for choice in choices):
             raise UsageError("an index of images is a kind of frames artefact", hint="--encoder frames --lazy")
@@ -202,7 +225,7 @@ def make_recipe(
     return FeaturesRecipe(
         encoder=encoder.name,
         revision=encoder.revision,
-        weights_sha256=encoder.weights_sha256(),
+        weights_sha256=choice.weights_sha256,
         options=choice.options,
         decoder=DECODER_POLICY,
         clip_len=sampling.clip_len,
@@ -380,12 +403,12 @@ def _family(name: str) -> str:
     return Path(name).stem if name.endswith(".py") else name.partition(":")[0]
 
 
-def _build(name: str, options: Mapping[str, Any]) -> EncoderChoice:
+def _build(name: str, options: Mapping[str, Any], weights: WeightsMode) -> EncoderChoice:
     module = catalog.load("encoders", name)
     config, _ = resolve(module.Config, [("--set", options)])
     variant = "" if name.endswith(".py") else name.partition(":")[2]
     encoder: Encoder = module.build(variant, config)
-    return EncoderChoice(name, encoder, config.model_dump(mode="json"), catalog.source_hash(name))
+    return EncoderChoice(name, encoder, config.model_dump(mode="json"), catalog.source_hash(name), weights)
 
 
 def _preprocess(value: Preprocess) -> PreprocessRecipe:

@@ -96,3 +96,67 @@ def test_companions_are_taken_from_beside_the_weights(tmp_path):
         _weights.companions(card, path, "net")
     put(path.with_name("vocab.json"))
     assert _weights.companions(card, path, "net") == path.parent
+
+
+@pytest.fixture
+def github(monkeypatch, tmp_path):
+    """A stand-in for the host of repositories: a folder served over HTTP on this machine."""
+    import http.server
+    import threading
+    from functools import partial
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *ignored):
+            pass
+
+    served = tmp_path / "served"
+    put(served / "owner" / "net" / REVISION / "models" / "net.pt")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(served)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    for name in ("HF_HUB_OFFLINE", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("VAD_GITHUB", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    yield served
+    server.shutdown()
+
+
+def repository(digest=HUB.sha256, file="models/net.pt"):
+    return Weights("a repository", "Apache-2.0", f"github:owner/net@{REVISION}:{file}", digest)
+
+
+def test_a_repositorys_file_is_fetched_at_its_revision_once(github, tmp_path):
+    path = _weights.require(repository(), "net")
+    assert path == tmp_path / "cache" / "vad" / "weights" / "owner" / "net" / REVISION / "models" / "net.pt"
+    assert path.read_bytes() == b"good" and _weights.locate(repository()) == path
+    assert [p.name for p in path.parent.iterdir()] == ["net.pt"]  # nothing left aside
+    (github / "owner" / "net" / REVISION / "models" / "net.pt").unlink()
+    assert _weights.require(repository(), "net") == path
+
+
+def test_a_repositorys_file_with_another_hash_is_refused(github):
+    with pytest.raises(VerificationError, match="sha256"):
+        _weights.require(repository("0" * 64), "net")
+
+
+def test_a_file_that_the_repository_lacks_leaves_nothing(github, tmp_path):
+    with pytest.raises(MissingArtifactError, match=r"cannot be fetched: .*404"):
+        _weights.require(repository(file="models/other.pt"), "net")
+    assert not [p for p in (tmp_path / "cache").rglob("*") if p.is_file()]
+
+
+def test_offline_also_means_no_repository(github, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(MissingArtifactError, match="HF_HUB_OFFLINE") as caught:
+        _weights.require(repository(), "net")
+    assert "$VAD_WEIGHTS/owner/net/models/net.pt" in caught.value.hint and REVISION in caught.value.hint
+
+
+def test_weights_that_the_user_makes_say_so(tmp_path):
+    made = Weights("something converted", "MIT", "made:net.pth", None)
+    with pytest.raises(MissingArtifactError, match="nobody publishes them in this format") as caught:
+        _weights.require(made, "net")
+    assert "make net.pth" in caught.value.hint and "vad encoders show net" in caught.value.hint
+    assert _weights.require(made, "net", given=put(tmp_path / "net.pth")) == tmp_path / "net.pth"
+    assert _weights.locate(made) is None
+    assert _weights.require(made, "net", given=put(tmp_path / "first" / "net.pth")) == _weights.locate(made)

@@ -185,3 +185,36 @@ def test_cache_import(place: Path, vad: Any) -> None:
     assert store_of(place).read("v1")[0, 7, 0] == 8
     shutil.rmtree(place / "in")
     assert vad(*argv)[0] == 4
+
+
+def test_random_weights_make_an_artefact_of_their_own_and_say_so(place: Path, vad: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("pipelines.encoders.i3d.PIXELS", 32)
+    monkeypatch.setattr("pipelines.encoders.i3d.SHORT_SIDE", 36)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place))
+    i3d = (
+        "extract",
+        "mine",
+        "--encoder",
+        "i3d",
+        "--clip-len",
+        "4",
+        "--workers",
+        "1",
+        "--device",
+        "cpu",
+        "--limit",
+        "1",
+    )
+    code, _, err = vad(*i3d)
+    assert code == 4 and "vad weights fetch i3d" in err  # never silently
+    code, _, err = vad(*i3d, "--random-weights", "--crops", "ten")
+    assert code == 0 and "these features mean nothing" in err
+    store = store_of(place)
+    assert store.artifact.recipe["weights_sha256"] == "random weights, seed 0"
+    assert store.read("v0").shape[1:] == (10, 1024)
+
+
+def test_clips_too_short_for_an_encoder_are_refused_in_a_dry_run_too(place: Path, vad: Any) -> None:
+    code, _, err = vad("extract", "mine", "--encoder", "i3d:r50", "--clip-len", "4", "--dry-run")
+    assert code == 2 and "at least 7 frames" in err

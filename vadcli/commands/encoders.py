@@ -71,6 +71,7 @@ def _facts(encoder: Encoder, clip_len: int) -> dict[str, Any]:
 
     card = encoder.weights
     path = _weights.locate(card) if card else None
+    absent = f"no: {_weights.hint(card, encoder.name)}" if card and path is None else None
     return {
         "name": encoder.name,
         "revision": encoder.revision,
@@ -80,6 +81,7 @@ def _facts(encoder: Encoder, clip_len: int) -> dict[str, Any]:
         "preprocess": asdict(encoder.preprocess),
         "weights": asdict(card) if card else None,
         "weights_path": str(path) if path else None,
+        "weights_hint": absent,
     }
 
 
@@ -93,7 +95,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         return [*rows, ("weights", "none needed")]
     rows += [(f"weights: {key}", str(card[key])) for key in ("source", "licence", "fetch", "sha256", "bytes")]
     rows += [("not verified", line) for line in card["unverified"]]
-    return [*rows, ("weights: here", facts["weights_path"] or "no: " + f"vad weights fetch {facts['name']}")]
+    return [*rows, ("weights: here", facts["weights_path"] or facts["weights_hint"])]
 
 
 def _options(config: Any) -> list[dict[str, Any]]:

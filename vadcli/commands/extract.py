@@ -64,6 +64,10 @@ def extract(
         bool, typer.Option("--lazy", help="For `frames` of image folders: an index only.", rich_help_panel=SAMPLING)
     ] = False,
     precision: Annotated[str, typer.Option("--precision", metavar="float32|bf16", help="Part of the id.")] = "float32",
+    random_weights: Annotated[
+        bool,
+        typer.Option("--random-weights", help="Seeded random weights, for timing and tests; an artefact of its own."),
+    ] = False,
     settings: SetOption = None,
     captions: Annotated[
         Path | None,
@@ -145,6 +149,7 @@ def extract(
         workers=workers,
         device=device,
         frames="lazy" if lazy else "store",
+        weights="random" if random_weights else "published",
         stall_s=stall,
         memory_mb=memory_mb,
     )
@@ -152,6 +157,8 @@ def extract(
     for stream in planned.streams if crops not in (None, "center") else ():
         if stream.choice.encoder.preprocess.crop_px is None:
             console.warn(f"{stream.recipe.encoder} sees whole frames: it has the centre crop only, not {crops}")
+    if random_weights:
+        console.warn("random weights: these features mean nothing and stand in artefacts of their own")
     if dry_run:
         console.json(_plan_json(planned))
         _show_plan(console.text, planned)

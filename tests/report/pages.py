@@ -30,6 +30,12 @@ TRUTH = {
     "loud": [],
     "gone": [],
 }
+LONG, PEAK = 20_000, 12_345  # frames of `gone`, and where its one high clip lies
+
+
+def frames_of(video: str) -> int:
+    """The video's length."""
+    return LONG if video == "gone" else FRAMES
 
 
 @dataclass(frozen=True)
@@ -60,9 +66,10 @@ def make(root: Path, *, classes: tuple[str, ...] = CLASSES, **protocol: Any) -> 
     for index, (video, truth) in enumerate(TRUTH.items()):
         if video != "gone":
             media.write_coded(root / f"v {index}#.mp4", FRAMES, fps=FPS)
-        rows.append((video, f"v {index}#.mp4", "test", truth[0][2] if truth else "normal", FRAMES, FPS))
+        rows.append((video, f"v {index}#.mp4", "test", truth[0][2] if truth else "normal", frames_of(video), FPS))
         events += [(video, *event) for event in truth]
-        arrays[video], arrays[f"{video}|classes"] = _scores(rng, truth, classes)
+        arrays[video], arrays[f"{video}|classes"] = _scores(rng, truth, classes, frames_of(video))
+    arrays["gone"][PEAK // CLIP] = 0.98
     _table(root / "videos.csv", ("video", "path", "split", "label", "frames", "fps"), rows)
     _table(root / "events.csv", ("video", "start", "end", "label"), events)
     (root / "data_manifest.yaml").write_text(yaml.safe_dump({"schema": 1, "datasets": {"clips": _entry(classes)}}))
@@ -90,8 +97,8 @@ def request(root: Path, **changes: Any) -> ReportRequest:
     return ReportRequest(**(places | changes))
 
 
-def _scores(rng: np.random.Generator, truth: list[Any], classes: tuple[str, ...]) -> tuple[Any, Any]:
-    count = FRAMES // CLIP
+def _scores(rng: np.random.Generator, truth: list[Any], classes: tuple[str, ...], frames: int) -> tuple[Any, Any]:
+    count = frames // CLIP
     scores = rng.uniform(0, 0.7, count).astype(np.float32)
     inside = np.zeros(count, dtype=bool)
     for start, end, _ in truth:

@@ -168,7 +168,20 @@ def test_a_moved_video_says_where_it_was_and_keeps_its_curve(page: Page, tab: Ta
     tab.open("gone")
     assert str(page.root / "v 5#.mp4") in tab.page.inner_text("#stage")
     tab.click_curve(0.5)
-    assert "frame 30" in tab.page.inner_text("#readout")
+    assert f"frame {pages.LONG // 2 // 100}" in tab.page.inner_text("#readout")
+
+
+def test_one_high_clip_among_thousands_is_drawn_at_its_height(tab: Tab):
+    """Far more clips than pixels: the curve reaches 0.98 at that clip's place and nowhere else."""
+    tab.open("gone")
+    columns = tab.page.evaluate(
+        """() => { const c = document.getElementById('plot'), p = c.getContext('2d'), top = 24, low = c.height - 40;
+        const y = Math.round(low - 0.9 * (low - top)), row = p.getImageData(0, y, c.width, 1).data, found = [];
+        for (let x = 0; x < c.width; x++) if (row[4 * x + 3] > 200 && row[4 * x + 2] > row[4 * x] + 80) found.push(x);
+        return found.map(x => (x - 42) / (c.width - 42 - 14)); }"""
+    )
+    assert 1 <= len(columns) <= 3
+    assert columns[0] == pytest.approx(pages.PEAK / pages.LONG, abs=0.004)
 
 
 def test_an_embedded_preview_plays_and_seeks(browser: Any, page: Page, tmp_path: Path):
@@ -207,7 +220,7 @@ def _aucs(page: Page) -> dict[str, float | None]:
 
 
 def _false_alarms(scores: np.ndarray, video: str, theta: float) -> int:
-    truth = np.zeros(pages.FRAMES, dtype=bool)
+    truth = np.zeros(len(scores), dtype=bool)
     for start, end, _ in pages.TRUTH[video]:
         truth[start:end] = True
     return sum(not truth[a:b].any() for a, b in alarm_runs(scores >= theta, MERGE_S * pages.FPS))

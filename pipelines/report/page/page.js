@@ -121,9 +121,11 @@
 
   function operate(pick) {
     const sum = { marked: 0, right: 0, frames: 0, positives: 0, events: 0, hits: 0, found: 0, alarms: 0, normalAlarms: 0, hours: 0, normalMarked: 0, normalFrames: 0 };
+    const tallies = [];
     let clocked = true;
     for (const video of videos) {
-      const theta = pick(video), tally = (video.tally = tallyOf(video, theta));
+      const theta = pick(video), tally = tallyOf(video, theta);
+      tallies.push(tally);
       sum.marked += tally.marked; sum.right += tally.right; sum.hits += tally.hits; sum.alarms += tally.alarms;
       sum.frames += video.frames; sum.events += video.positives.length;
       for (const [a, b] of video.positives) sum.positives += b - a;
@@ -134,7 +136,7 @@
     }
     sum.hours /= 3600;
     return {
-      ...sum,
+      ...sum, tallies,
       faPerHour: clocked && sum.hours ? sum.normalAlarms / sum.hours : null,
       hitRate: sum.events ? sum.hits / sum.events : null,
       precision: sum.events && sum.alarms ? sum.found / sum.alarms : null,
@@ -196,20 +198,18 @@
     return node;
   }
 
-  function niceTop(value) {
-    const power = 10 ** Math.floor(Math.log10(value || 1));
-    return [1, 2, 4, 5, 10].map((m) => m * power).find((top) => top >= value * 0.999);
-  }
+  const QUARTERS = [0, 0.25, 0.5, 0.75, 1];
 
-  function chart(host, { xTop = 1, xWord, yWord, label, xLabel = (v) => (100 * v).toFixed(0), ticks = 4 }) {
+  function chart(host, { xTop = 1, xTicks = QUARTERS, xScale = (v) => v, xWord, yWord, label, xLabel = (v) => (100 * v).toFixed(0) }) {
     const svg = shape("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": label });
-    const x = (v) => LEFT + (v / xTop) * (W - LEFT - RIGHT), y = (v) => H - BOTTOM - v * (H - TOP - BOTTOM);
-    for (let i = 0; i <= ticks; i++) {
-      const part = i / ticks;
-      svg.append(shape("line", { class: "grid", x1: x(part * xTop), x2: x(part * xTop), y1: y(0), y2: y(1) }));
-      svg.append(shape("line", { class: "grid", x1: x(0), x2: x(xTop), y1: y(part), y2: y(part) }));
-      svg.append(shape("text", { x: x(part * xTop), y: H - BOTTOM + 14, "text-anchor": "middle" }, xLabel(part * xTop)));
-      svg.append(shape("text", { x: LEFT - 6, y: y(part) + 4, "text-anchor": "end" }, (100 * part).toFixed(0)));
+    const x = (v) => LEFT + (xScale(v) / xScale(xTop)) * (W - LEFT - RIGHT), y = (v) => H - BOTTOM - v * (H - TOP - BOTTOM);
+    for (const tick of xTicks) {
+      svg.append(shape("line", { class: "grid", x1: x(tick), x2: x(tick), y1: y(0), y2: y(1) }));
+      svg.append(shape("text", { x: x(tick), y: H - BOTTOM + 14, "text-anchor": "middle" }, xLabel(tick)));
+    }
+    for (const tick of QUARTERS) {
+      svg.append(shape("line", { class: "grid", x1: x(0), x2: x(xTop), y1: y(tick), y2: y(tick) }));
+      svg.append(shape("text", { x: LEFT - 6, y: y(tick) + 4, "text-anchor": "end" }, (100 * tick).toFixed(0)));
     }
     svg.append(shape("text", { x: (LEFT + W - RIGHT) / 2, y: H - 4, "text-anchor": "middle" }, xWord));
     svg.append(shape("text", { x: 10, y: (TOP + H - BOTTOM) / 2, "text-anchor": "middle", transform: `rotate(-90 10 ${(TOP + H - BOTTOM) / 2})` }, yWord));
@@ -244,7 +244,7 @@
     const host = byId("chart-iou");
     if (!host || !page.iou.length) return;
     const top = Math.max(...page.iou.flatMap((line) => line.x));
-    const plot = chart(host, { xTop: top, xWord: "temporal IoU", yWord: "mAP, %", label: "mAP over temporal IoU", xLabel: (v) => v.toFixed(top > 0.5 ? 2 : 1), ticks: 5 });
+    const plot = chart(host, { xTop: top, xWord: "temporal IoU", yWord: "mAP, %", label: "mAP over temporal IoU", xLabel: (v) => v.toFixed(top > 0.5 ? 2 : 1), xTicks: [0, 0.2, 0.4, 0.6, 0.8, 1].map((part) => part * top) });
     page.iou.forEach((line, i) => {
       plot.line(line.x, line.y, `curve s${i}`);
       plot.svg.append(shape("line", { class: `curve s${i}`, x1: LEFT + 90, x2: LEFT + 116, y1: TOP + 10 + 15 * i, y2: TOP + 10 + 15 * i }));
@@ -252,19 +252,31 @@
     });
   }
 
+  const idle = () => new Promise((done) => (window.requestIdleCallback || setTimeout)(done));
+
   /* Thresholds from the highest score down; where alarms begin to merge the curve turns back and is drawn faint. */
-  function drawAlarmCurve() {
+  async function drawAlarmCurve() {
     const host = byId("chart-fa");
     const every = [...new Set(videos.flatMap((v) => thinned(v.values)))].sort((a, b) => b - a);
     const picked = every.filter((_, i) => i % Math.ceil(every.length / 160) === 0 || i === every.length - 1);
-    const points = picked.map((theta) => ({ theta, ...operate(() => theta) })).filter((p) => p.faPerHour !== null && p.hitRate !== null);
+    const points = [];
+    let rest = 0;
+    for (const theta of picked) {
+      if (performance.now() > rest) { await idle(); rest = performance.now() + 25; }
+      const { faPerHour, hitRate } = operate(() => theta);
+      if (faPerHour !== null && hitRate !== null) points.push({ theta, faPerHour, hitRate });
+    }
     if (!points.length) {
       nothing(host, videos.some((v) => v.positives.length) ? "No normal video with a known frame rate: false alarms per hour cannot be counted." : "No event: nothing can be hit.");
       return;
     }
     const most = points.reduce((best, p, i) => (p.faPerHour > points[best].faPerHour ? i : best), 0);
-    const top = niceTop(points[most].faPerHour);
-    charts.fa = chart(host, { xTop: top, xWord: "false alarms per hour of normal video", yWord: "events hit, %", label: "Share of events hit over false alarms per hour", xLabel: (v) => String(+v.toPrecision(3)) });
+    const decades = Math.max(1, Math.ceil(Math.log10(points[most].faPerHour || 1)));
+    charts.fa = chart(host, {
+      xTop: 10 ** decades, xTicks: [0, ...Array.from({ length: decades + 1 }, (_, i) => 10 ** i)], xScale: (v) => Math.log10(1 + v),
+      xWord: "false alarms per hour of normal video", yWord: "events hit, %", xLabel: String,
+      label: "Share of events hit over false alarms per hour, on a logarithmic scale from zero",
+    });
     const rising = points.slice(0, most + 1), falling = points.slice(most);
     charts.fa.line([0, ...rising.map((p) => p.faPerHour)], [0, ...rising.map((p) => p.hitRate)], "curve");
     if (falling.length > 1) charts.fa.line(falling.map((p) => p.faPerHour), falling.map((p) => p.hitRate), "curve faint");
@@ -316,6 +328,7 @@
 
   function update() {
     const now = operate(thetaOf);
+    videos.forEach((video, i) => { video.tally = now.tallies[i]; });
     const perVideo = state.theta === null && videos.some((v) => v.theta !== undefined);
     const theta = state.theta ?? page.threshold ?? middle();
     if (document.activeElement !== byId("theta")) byId("theta").value = toKnob(theta);
@@ -802,13 +815,16 @@
   document.querySelector(".bar").hidden = false;
   drawRanking();
   drawIou();
-  operate(thetaOf);
   buildRows();
   update();
   if (listed.length) select(listed[0]);
   schemes();
   hands();
   new ResizeObserver(() => later("redraw", redraw)).observe(byId("timeline"));
-  document.documentElement.dataset.ready = "list";
-  (window.requestIdleCallback || setTimeout)(() => { drawAlarmCurve(); document.documentElement.dataset.ready = "all"; });
+  const reached = (name) => {
+    document.documentElement.dataset.ready = name;
+    document.documentElement.dataset[name] = performance.now().toFixed(0);
+  };
+  reached("list");
+  drawAlarmCurve().then(() => reached("all"));
 })();

@@ -54,12 +54,15 @@ def stored_spans(facts: VideoFacts, count: int) -> NDArray[np.int64]:
     """Native frames that each of `count` stored clips speaks for, (count, 2) int64 half-open, cut at the video's end.
 
     The count comes from the array and is never derived from the frame count: imported features may disagree with it
-    by a clip, and a clip past the end speaks for the last frame. Clips of a resampled video (`--fps`) are mapped
+    by a clip, and a clip past the end speaks for the last frame. A row of region features speaks for its frame. Clips of a resampled video (`--fps`) are mapped
     back to native frames.
     """
-    n_sampled = n_sampled_of(facts)
-    starts = np.minimum(np.arange(count, dtype=np.int64) * facts.stride, max(0, n_sampled - 1))
-    spans = np.stack([starts, np.minimum(starts + facts.clip_len, n_sampled)], axis=1)
+    n_sampled, regions = n_sampled_of(facts), region_frames(facts)
+    if regions is None:
+        starts = np.minimum(np.arange(count, dtype=np.int64) * facts.stride, max(0, n_sampled - 1))
+        spans = np.stack([starts, np.minimum(starts + facts.clip_len, n_sampled)], axis=1)
+    else:
+        spans = np.stack([regions, regions + 1], axis=1)
     if n_sampled == facts.n_frames:
         return spans
     native = np.rint(spans * (facts.n_frames / n_sampled)).astype(np.int64)
@@ -71,6 +74,15 @@ def stored_spans(facts: VideoFacts, count: int) -> NDArray[np.int64]:
 def native_stride(facts: VideoFacts) -> int:
     """Native frames from one stored clip's start to the next one's, rounded up."""
     return -(-facts.stride * facts.n_frames // n_sampled_of(facts))
+
+
+def region_frames(facts: VideoFacts) -> NDArray[np.int64] | None:
+    """The (sampled) frame of every row of region features, (M,) int64 in order; None for features of clips."""
+    regions = facts.extra.get("regions")
+    if regions is None:
+        return None
+    counts = np.asarray(regions["per_frame"], dtype=np.int64)
+    return np.repeat(np.arange(len(counts), dtype=np.int64), counts)
 
 
 def n_sampled_of(facts: VideoFacts) -> int:

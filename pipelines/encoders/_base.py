@@ -56,6 +56,7 @@ class Encoder(ABC):
     weights: Weights | None = None
     kind: ClassVar[Literal["features", "frames"]] = "features"
     min_clip_len: int = 1  # frames; a shorter clip is refused before anything is decoded
+    lengths: ClassVar[bool] = False  # its values are lengths in pixels of its input; of a region, scaled to the frame's
 
     @abstractmethod
     def positions(self, clip_len: int) -> tuple[int, ...]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ from pipelines.errors import UsageError, VerificationError
 from pipelines.methods._base import Method, Shape
 from pipelines.progress import Progress, Silent
 from pipelines.records import Bag, Scores, VideoFacts
-from pipelines.spans import native_stride, stored_spans
+from pipelines.spans import n_sampled_of, native_stride, region_frames, stored_spans
 from pipelines.training.checkpoint import LoadedRun, check_features
 from pipelines.training.inputs import Inputs, JoinedFeatures, Stream
 
@@ -98,8 +100,10 @@ def score_joined(
             scores = method.score(bag)
     finally:
         method.train(was_training)
-    if scores.clips.shape != (len(crops), len(values)) and not scores.levels:
-        raise VerificationError(f"video {video_id!r}: scores of shape {scores.clips.shape} for {len(values)} clips")
+    if scores.clips.shape != (len(crops), len(scores.spans)) and not scores.levels:
+        raise VerificationError(
+            f"video {video_id!r}: scores of shape {scores.clips.shape} on {len(scores.spans)} spans"
+        )
     if not np.isfinite(scores.clips).all():
         raise VerificationError(f"video {video_id!r}: the method gives NaN or infinite scores")
     return scores
@@ -140,8 +144,28 @@ def make_bag(
             "n_frames": facts.n_frames,
             "stride": native_stride(facts),
             "fps": facts.fps,
-        },
+        }
+        | _regions(facts),
     )
+
+
+def _regions(facts: VideoFacts) -> dict[str, Any]:
+    """For region features: the frame (M,) and box (M, 4) of each row, in the frames that they were cut from."""
+    frame = region_frames(facts)
+    if frame is None:
+        return {}
+    n_frames = n_sampled_of(facts)
+    every = np.arange(n_frames, dtype=np.int64)
+    boxes = np.asarray(facts.extra["regions"]["boxes"], dtype=np.float32).reshape(-1, 4) / 10.0
+    size = tuple(facts.extra["regions"]["size"])
+    spans = np.stack([every, every + 1], axis=1) if n_frames == facts.n_frames else _resampled(facts)
+    return {"regions": {"frame": frame, "boxes": boxes, "n_frames": n_frames, "size": size, "spans": spans}}
+
+
+def _resampled(facts: VideoFacts) -> NDArray[np.int64]:
+    """The native frames of each sampled one, (N', 2)."""
+    plain = {key: value for key, value in facts.extra.items() if key != "regions"}
+    return stored_spans(replace(facts, stride=1, clip_len=1, extra=plain), n_sampled_of(facts))
 
 
 def spans_of(t: int, facts: VideoFacts) -> NDArray[np.int64]:

@@ -21,6 +21,7 @@ from pipelines.artifacts import Artifact
 from pipelines.errors import MissingArtifactError, VerificationError
 from pipelines.recipe import canonical_json
 from pipelines.records import Failure, VideoFacts
+from pipelines.spans import region_frames
 from pipelines.store.listing import FAILURES, GROUPS, crops_word, failure_lines, stored_ids
 
 STAGING = ".staging"
@@ -141,7 +142,8 @@ class FeatureStore:
     ) -> Path:
         """Write a video's array under .staging/ and return its folder; nothing is visible to readers yet."""
         data = np.ascontiguousarray(features, dtype="<f2")
-        if data.ndim != 3 or 0 in data.shape:
+        empty = data.ndim == 3 and not data.shape[0] and region_frames(facts) is not None  # a video without regions
+        if data.ndim != 3 or (0 in data.shape and not (empty and data.shape[1] and data.shape[2])):
             raise VerificationError(
                 f"video {video_id!r}: features of shape {features.shape}, expected (T, K, D) without a zero"
             )
@@ -205,6 +207,8 @@ class FeatureStore:
         """
         metadata = self.metadata(video_id)
         shape = tuple(int(n) for n in metadata["shape"])
+        if not shape[0]:
+            return np.zeros(shape, np.float16)
         chunk = tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"])
         codecs = [codec["name"] for codec in metadata["codecs"]]
         if codecs != ["bytes"] or metadata["data_type"] != "float16" or chunk[1:] != shape[1:]:

@@ -14,8 +14,8 @@ from pipelines.artifacts import Artifact
 from pipelines.errors import MissingArtifactError, UsageError
 from pipelines.video.crops import CROPS
 
-GROUPS = {"features": "features.zarr", "frames": "frames.zarr"}  # kinds with one array a video
-KINDS = (*GROUPS, "text", "captions", "boxes", "pseudo")
+GROUPS = {"features": "features.zarr", "frames": "frames.zarr", "boxes": "boxes.zarr"}  # kinds with one array a video
+KINDS = (*GROUPS, "text", "captions", "pseudo")
 FAILURES = "failures"
 RATE = "rate.json"
 

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from pipelines import artifacts
 from pipelines.errors import MissingArtifactError, VadError, VerificationError
 from pipelines.records import VideoFacts
-from pipelines.spans import n_clips, n_sampled_of
+from pipelines.spans import n_clips, n_sampled_of, region_frames
 from pipelines.store.features import STAGING, FeatureStore, values_checksum
 from pipelines.store.frames import INDEX, FramesStore
 from pipelines.store.listing import RATE, rows, size_bytes
+from pipelines.store.regions import BoxesStore
 
 BROKEN = "broken"
 STALE_S = 7 * 86400  # what another host left under .staging/ is nobody's after this long
@@ -46,7 +47,8 @@ class Garbage:
 def open_store(folder: Path) -> FeatureStore:
     """The store in `folder`, of the class that its kind asks for."""
     store = FeatureStore(folder)
-    return FramesStore(folder) if store.artifact.kind == "frames" else store
+    kinds: dict[str, type[FeatureStore]] = {"frames": FramesStore, "boxes": BoxesStore}
+    return kinds.get(store.artifact.kind, FeatureStore)(folder)
 
 
 # ---- staging and rates -----------------------------------------------------------------------------------------
@@ -131,6 +133,8 @@ def _verify_video(store: FeatureStore, video_id: str) -> list[Problem]:
         if isinstance(store, FramesStore):
             whats = list(_frames_problems(store, video_id, facts))
             return [Problem(video_id, what) for what in whats]
+        if isinstance(store, BoxesStore):
+            return [Problem(video_id, what) for what in _boxes_problems(store, video_id, facts)]
         values = store.read(video_id)
         checksum = store.checksum(video_id)
     except (VadError, OSError, ValueError, KeyError, TypeError, ImportError) as error:
@@ -143,9 +147,12 @@ def _verify_video(store: FeatureStore, video_id: str) -> list[Problem]:
 
 
 def _value_problems(values: NDArray[np.float16], facts: VideoFacts, checksum: str | None) -> Iterator[str]:
-    n_frames = n_sampled_of(facts)
+    n_frames, regions = n_sampled_of(facts), region_frames(facts)
     clips = n_clips(n_frames, clip_len=facts.clip_len, stride=facts.stride, last_clip=facts.last_clip)  # type: ignore[arg-type]
-    if len(values) != clips:
+    if regions is not None:
+        if len(values) != len(regions):
+            yield f"{len(values)} rows, but {len(regions)} regions"
+    elif len(values) != clips:
         yield f"{len(values)} clips, but {n_frames} frames make {clips}"
     if values.shape[1] != len(facts.crops):
         yield f"{values.shape[1]} crops, but {len(facts.crops)} names"
@@ -162,6 +169,16 @@ def _zero_problems(values: NDArray[np.float16]) -> Iterator[str]:
         yield f"{zero} of {len(values)} clips are all zeros"
     elif values.size > 1 and (values == values.flat[0]).all():
         yield f"every value is {float(values.flat[0]):g}"
+
+
+def _boxes_problems(store: BoxesStore, video_id: str, facts: VideoFacts) -> Iterator[str]:
+    found = store.read_boxes(video_id)
+    if len(found) and (int(found.frame.min()) < 0 or int(found.frame.max()) >= n_sampled_of(facts)):
+        yield f"boxes outside the {n_sampled_of(facts)} frames"
+    if not np.isfinite(found.box).all() or not np.isfinite(found.score).all():
+        yield "NaN or infinite boxes"
+    if store.boxes_checksum(video_id) != store.checksum(video_id):
+        yield "the boxes do not match their checksum"
 
 
 def _frames_problems(store: FramesStore, video_id: str, facts: VideoFacts) -> Iterator[str]:

@@ -10,9 +10,10 @@ from typing import Any
 
 from pipelines import artifacts
 from pipelines.errors import MissingArtifactError, UsageError
+from pipelines.recipe import canonical_json
 from pipelines.store.features import FeatureStore, find_stores, serving_stores
 
-CLIP_KEYS = ("clip_len", "stride", "fps", "last_clip")
+CLIP_KEYS = ("clip_len", "stride", "fps", "last_clip", "regions")
 MIN_ID = 4
 
 
@@ -105,11 +106,14 @@ def _combinations(stores: Sequence[FeatureStore], text: str) -> list[tuple[Featu
 def _matches(store: FeatureStore, part: str) -> bool:
     encoder = str(store.artifact.recipe.get("encoder"))
     by_id = len(part) >= MIN_ID and store.artifact.id.startswith(part)
-    return by_id or part in (encoder, encoder.partition(":")[0], store.folder.name)
+    family, _, regions = encoder.partition("@")
+    short = f"{family.partition(':')[0]}@{regions}" if regions else family.partition(":")[0]
+    anywhere = f"{family.partition(':')[0]}@" if regions else ""  # `effnet@`: of whatever regions there are
+    return by_id or part in (encoder, short, anywhere, store.folder.name)
 
 
 def _clips(store: FeatureStore) -> tuple[object, ...]:
-    return tuple(store.artifact.recipe.get(key) for key in CLIP_KEYS)
+    return tuple(canonical_json(store.artifact.recipe.get(key)) for key in CLIP_KEYS)
 
 
 def _distinct(stores: Iterable[FeatureStore]) -> list[FeatureStore]:

@@ -129,7 +129,7 @@ class JoinedFeatures:
             raise UsageError("no features were named")
         first = self._first(0)
         for stack in self.stacks[1:]:
-            for key in ("clip_len", "stride", "fps", "last_clip"):
+            for key in ("clip_len", "stride", "fps", "last_clip", "regions"):
                 ours, theirs = first.artifact.recipe.get(key), stack[0].artifact.recipe.get(key)
                 if ours != theirs:
                     raise UsageError(

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 SAMPLING = "Clips and crops"
 CAPTIONS = "Captions as a text stream"
+REDO = ("none", "failed", "all")
+BOXES = "Boxes, and features of what is in them"
 
 
 def extract(
@@ -91,6 +93,19 @@ def extract(
             rich_help_panel=CAPTIONS,
         ),
     ] = None,
+    boxes: Annotated[
+        str | None,
+        typer.Option(
+            "--boxes",
+            metavar="PROPOSERS|FILE",
+            help="yolox-nano, motion, grid, several as A+B, or a csv: makes the boxes; with --encoder, features of each box.",
+            rich_help_panel=BOXES,
+        ),
+    ] = None,
+    boxes_weights: Annotated[
+        Path | None,
+        typer.Option("--boxes-weights", metavar="ONNX", help="The detector's network.", rich_help_panel=BOXES),
+    ] = None,
     redo: Annotated[
         str, typer.Option("--redo", metavar="failed|all", help="Try recorded failures again, or do everything again.")
     ] = "none",
@@ -130,6 +145,14 @@ def extract(
     if captions is not None:
         _captions(console, chosen, captions, roots.features, like, text, mode="plan" if dry_run else "write")
         return
+    if boxes is not None:
+        from vadcli.commands import _boxes
+
+        asked = _boxes.Asked(chosen, boxes, boxes_weights, encoder, like, clip_len, precision, tuple(settings or ()))
+        _boxes.extract(console, asked, roots.features, redo=_word("--redo", redo, REDO), device=device, dry_run=dry_run)
+        return
+    if boxes_weights is not None:
+        raise UsageError("--boxes-weights belongs to --boxes", hint="--boxes yolox-nano --boxes-weights FILE")
     if text is not None or like is not None:
         raise UsageError("--text and --like belong to --captions FILE", hint=f"vad extract {dataset} --captions FILE")
     length = chosen.clip_len if clip_len is None else clip_len
@@ -142,7 +165,7 @@ def extract(
         sampling=Sampling(length, step, fps, _word("--last-clip", last_clip, ("drop", "repeat", "pad"))),
         precision=_word("--precision", precision, ("float32", "bf16")),
         options=(*(settings or ()), *_size(size, encoder or chosen.encoder)),
-        redo=_word("--redo", redo, ("none", "failed", "all")),
+        redo=_word("--redo", redo, REDO),
         partial=_word("--partial", partial, ("fail", "keep")),
         videos=_ids(videos) if videos else None,
         limit=limit,

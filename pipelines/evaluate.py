@@ -421,12 +421,15 @@ def _threshold(item: Planned, request: EvalRequest, progress: Progress) -> Chose
     from pipelines.scoring.sources import RunSource
 
     elsewhere = _elsewhere(item.dataset, item.split, request.part).values()
-    normal = {
+    run = item.source.artifact.recorded if isinstance(item.source, RunSource) else {}
+    unseen = set(run.get("unseen", ()))
+    normal = {"held-out": [v for v in elsewhere if v.split == "train" and v.id in unseen]} | {
         part: [v for v in elsewhere if v.split == part and set(v.classes) == {item.dataset.normal}]
         for part in ("val", "train")
     }
-    recorded = item.source.artifact.recorded.get("thresholds", {}) if isinstance(item.source, RunSource) else {}
-    return thresholds.choose(item.source, normal, item.protocol, item.dataset.name, recorded, progress)
+    recorded, quantile = run.get("thresholds", {}), str(run.get("threshold_quantile", thresholds.RECORDED))
+    source, name = item.source, item.dataset.name
+    return thresholds.choose(source, normal, item.protocol, name, recorded, progress, quantile=quantile)
 
 
 def _segments(path: Path, data: EvalData) -> Detections:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,6 +115,33 @@ class Bag:
     crops: tuple[str, ...]
     streams: dict[str, slice]
     extras: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """A batch of windows of frames, on one device: what methods of KIND "frames" read.
+
+    x (B, L, C, h, w) float32 in [-1, 1], L the frames of a window in order; `frames` (B,) int64, the frame of its video
+    that each window speaks for; `extras` as in a Bag ("step", "steps", and "partner" of the same shape as x where a
+    phase asks for a second moment of each window's video).
+    """
+
+    x: Tensor
+    frames: Tensor
+    video_ids: tuple[str, ...]
+    extras: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class WindowedVideo:
+    """One video as windows in the order of time, for scoring; they are made while they are read, once.
+
+    `n_frames()` is known when `windows` is exhausted (a video that is being decoded has no length before).
+    """
+
+    video_id: str
+    windows: Iterator[Windows]
+    n_frames: Callable[[], int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pipelines import artifacts, catalog
 from pipelines.artifacts import Roots
 from pipelines.data import manifest as manifests
-from pipelines.data.holdout import holdout, refuse_leaks
+from pipelines.data.holdout import hold_out_normal, holdout, refuse_leaks
 from pipelines.data.manifest import Dataset
 from pipelines.errors import MissingArtifactError, UsageError
 from pipelines.extraction import pseudo as pseudo_labels
@@ -36,13 +36,14 @@ from pipelines.training.group import (
     write_group,
     write_latest,
 )
-from pipelines.training.inputs import JoinedFeatures
 from pipelines.training.loop import Precision, StopFlag, stop_flag
+from pipelines.training.material import Stored, stored
 from pipelines.training.member import MemberJob, train_member
 from pipelines.training.select import SelectionConfig
 from pipelines.training.transfer import Start, start_of
 
 NO_PRESET = "none"
+NAMED = 10  # videos that a message names
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,8 @@ class TrainRequest:
 
     `features` is an id, an encoder or `A+B`; `seeds` runs from `seed` on; `sets` are `key=value`, a comma makes a
     sweep; `pseudo` is a run or `clip[:variant]`, for methods that train on pseudo labels; `resume` insists on going on
-    with a stopped run; `new` trains although the run exists.
+    with a stopped run; `new` trains although the run exists; `anomalies` says what a one-class method makes of a training
+    list that holds some.
     """
 
     method: str = "mil-rank"
@@ -66,6 +68,7 @@ class TrainRequest:
     text: str | None = None
     pseudo: str | None = None
     selection: SelectionConfig = field(default_factory=SelectionConfig)
+    anomalies: Literal["refuse", "leave out"] = "refuse"
     precision: Precision = "float32"
     device: str = "auto"
     resume: bool = False
@@ -81,7 +84,8 @@ class TrainPlan:
     """Everything that is decided before the first step.
 
     `configs` are the resolved configurations, one a member; `origin` says which layer each value of the first came
-    from; `held` the videos that selection looks at; `assumed` lines say what was not named; `device` is resolved.
+    from; `held` the videos that selection looks at; `unseen` normal videos outside training, where a plateau and thresholds
+    look; `assumed` lines say what was not named; `device` is resolved.
     """
 
     request: TrainRequest
@@ -94,6 +98,7 @@ class TrainPlan:
     shape: Shape
     train: tuple[Video, ...]
     held: tuple[Video, ...]
+    unseen: tuple[Video, ...]
     configs: tuple[MethodConfig, ...]
     origin: dict[str, str]
     preset: str
@@ -177,27 +182,27 @@ def plan(request: TrainRequest) -> TrainPlan:
         cache_dir=request.cache_dir, runs_dir=request.runs_dir, manifest_cache_dir=manifest.cache_dir
     )
     assumed: list[str] = []
-    name = request.dataset or last_dataset(roots.features)
+    module = catalog.load("methods", request.method)
+    method, kind = str(module.NAME), kind_of(module)
+    name = request.dataset or last_dataset(roots.features, kind=kind)
     if request.dataset is None:
-        assumed.append(f"dataset: {name} (the last features extracted)")
+        assumed.append(f"dataset: {name} (the last {kind} extracted)")
     dataset = manifest.dataset(name)
     split = request.split or dataset.default_split
-    module = catalog.load("methods", request.method)
-    method = str(module.NAME)
     fixed, combinations = split_sweep(request.sets)
     preset = _preset(module, request, dataset.name, assumed)
     layered = [_config(module, request, preset, fixed, combination) for combination in combinations]
     starts = [start_of(module, config, dataset.classes, root=roots.runs) for config, _ in layered]
     configs = [start.config for start in starts]
 
-    choice = choose_features(
-        roots.features, name, request.features, defaults=[*module.DEFAULT_FEATURES, dataset.encoder]
-    )
+    defaults = [*module.DEFAULT_FEATURES, dataset.encoder]
+    choice = choose_features(roots.features, name, request.features, defaults=defaults, kind=kind)
     if request.features is None:
-        assumed.append(f"features: {choice.label} ({choice.why})")
-    joined = JoinedFeatures(choice.streams)
-    train, held = _videos(dataset, split, request.selection, joined, module, assumed)
-    shape = Shape(joined.dim, joined.streams, dataset.classes, joined.crops, joined.clip_len, joined.stride)
+        assumed.append(f"{kind}: {choice.label} ({choice.why})")
+    joined = stored(kind, choice.streams)
+    train, held = _videos(dataset, split, request, joined, module, assumed)
+    train, unseen = _unseen(dataset, split, train, held, configs, joined, module, assumed)
+    shape = Shape(joined.dim, dict(joined.streams), dataset.classes, joined.crops, joined.clip_len, joined.stride)
     text = (request.text or default_encoder(choice.encoders)) if method_class(module).needs_text else None
     if text is not None and request.text is None:
         assumed.append(f"text vectors: {text}")
@@ -229,6 +234,7 @@ def plan(request: TrainRequest) -> TrainPlan:
         shape=shape,
         train=tuple(train),
         held=tuple(held),
+        unseen=tuple(unseen),
         configs=tuple(config for config in configs for _ in range(request.seeds)),
         origin=layered[0][1],
         preset=preset,
@@ -253,6 +259,11 @@ def check(request: TrainRequest) -> None:
     preset = _preset(module, request, request.dataset or "", [])
     for combination in combinations:
         _config(module, request, preset, fixed, combination)
+
+
+def kind_of(module: ModuleType) -> str:
+    """What a method reads: "features" or "frames"."""
+    return str(getattr(module, "KIND", "features"))
 
 
 def method_class(module: ModuleType) -> type[Method]:
@@ -305,7 +316,8 @@ def _one(planned: TrainPlan, index: int, member: Member, sink: Progress, flag: S
                 streams=planned.choice.streams,
                 train=planned.train,
                 held=planned.held,
-                unseen=_unseen(planned),
+                kind=kind_of(planned.module),
+                unseen=planned.unseen,
                 truth=planned.dataset.truth,
                 selection=request.selection,
                 precision=request.precision,
@@ -319,13 +331,39 @@ def _one(planned: TrainPlan, index: int, member: Member, sink: Progress, flag: S
     return RunOutcome(folder, member.id, member.seed, dict(member.swept), status, recorded)
 
 
-def _unseen(planned: TrainPlan) -> tuple[Video, ...]:
-    """Normal videos of the val part that have features: a method that has learnt its training list by heart scores
-    that list's normal videos at nothing, and a threshold taken there would alarm everywhere."""
-    have = JoinedFeatures(planned.choice.streams).videos()
-    fitted = {video.id for video in planned.train}
-    videos = [v for v in planned.dataset.videos(planned.split, "val") if v.id in have and v.id not in fitted]
-    return tuple(v for v, bad in zip(videos, abnormal(videos, planned.dataset.classes), strict=True) if not bad)
+def _unseen(
+    dataset: Dataset,
+    split: str,
+    train: list[Video],
+    held: Sequence[Video],
+    configs: Sequence[Any],
+    features: Stored,
+    module: ModuleType,
+    assumed: list[str],
+) -> tuple[list[Video], list[Video]]:
+    """The training videos, and normal videos outside them: of the val part, and a share of a one-class training list.
+
+    A method that has learnt its training list by heart scores it at nothing, and a threshold taken there would alarm
+    everywhere.
+
+    Raises:
+        UsageError: a sweep over `val_fraction`.
+    """
+    have = features.videos()
+    taken = {video.id for video in (*train, *held)}
+    videos = [v for v in dataset.videos(split, "val") if v.id in have and v.id not in taken]
+    normal = [v for v, bad in zip(videos, abnormal(videos, dataset.classes), strict=True) if not bad]
+    if method_class(module).supervision != "one-class":
+        return train, normal
+    shares = {float(getattr(config, "val_fraction", 0.0)) for config in configs}
+    if len(shares) > 1:
+        raise UsageError("val_fraction decides the training list: one command trains one value")
+    fitted, out = hold_out_normal(train, shares.pop())
+    if out:
+        assumed.append(
+            f"held out: {len(out)} of {len(train)} normal training videos ({', '.join(v.id for v in out[:5])})"
+        )
+    return fitted, normal + out
 
 
 def _preset(module: ModuleType, request: TrainRequest, dataset: str, assumed: list[str]) -> str:
@@ -361,8 +399,8 @@ def _config(
 def _videos(
     dataset: Dataset,
     split: str,
-    selection: SelectionConfig,
-    features: JoinedFeatures,
+    request: TrainRequest,
+    features: Stored,
     module: ModuleType,
     assumed: list[str],
 ) -> tuple[list[Video], list[Video]]:
@@ -372,7 +410,8 @@ def _videos(
         UsageError: labels that the method cannot learn from.
         MissingArtifactError: videos without features that are no recorded failures.
     """
-    train = _present(dataset, dataset.videos(split, "train"), features, assumed)
+    selection = request.selection
+    train = _present(dataset, _trained_on(dataset, split, request, module, assumed), features, assumed)
     held: list[Video] = []
     if selection.mode == "best-on-test":
         held = _present(dataset, dataset.videos(split, "test"), features, assumed)
@@ -387,9 +426,32 @@ def _videos(
             train, held = holdout(train, selection.share, normal=dataset.normal)
             assumed.append(f"val: {len(held)} of the training videos, by groups ({dataset.name} lists no val part)")
     check_labels(train, dataset.classes, method_class(module), name=str(module.NAME))
-    if method_class(module).supervision == "one-class":
-        train = [v for v, bad in zip(train, abnormal(train, dataset.classes).tolist(), strict=True) if not bad]
     return train, held
+
+
+def _trained_on(
+    dataset: Dataset, split: str, request: TrainRequest, module: ModuleType, assumed: list[str]
+) -> list[Video]:
+    """The training list; for a one-class method its normal videos.
+
+    Raises:
+        UsageError: a one-class method's list holds anomalies, and leaving them out was not asked for.
+    """
+    videos = dataset.videos(split, "train")
+    if method_class(module).supervision != "one-class":
+        if request.anomalies == "leave out":
+            raise UsageError(f"--normal-only: {module.NAME} is no one-class method", hint="vad methods ls")
+        return videos
+    bad = [v for v, is_bad in zip(videos, abnormal(videos, dataset.classes).tolist(), strict=True) if is_bad]
+    if not bad:
+        return videos
+    shown = ", ".join(v.id for v in bad[:NAMED]) + (f" and {len(bad) - NAMED} more" if len(bad) > NAMED else "")
+    told = f"{len(bad)} of {len(videos)} training videos of {dataset.name} hold anomalies: {shown}"
+    if request.anomalies == "refuse":
+        raise UsageError(f"{module.NAME} learns from normal videos alone; {told}", hint="--normal-only leaves them out")
+    assumed.append(f"left out: {told}")
+    gone = {video.id for video in bad}
+    return [video for video in videos if video.id not in gone]
 
 
 def check_labels(videos: Sequence[Video], classes: Sequence[str], method: type[Method], *, name: str) -> None:
@@ -418,7 +480,7 @@ def check_labels(videos: Sequence[Video], classes: Sequence[str], method: type[M
         )
 
 
-def _present(dataset: Dataset, videos: Sequence[Video], features: JoinedFeatures, assumed: list[str]) -> list[Video]:
+def _present(dataset: Dataset, videos: Sequence[Video], features: Stored, assumed: list[str]) -> list[Video]:
     """The videos with features; recorded failures are left out and told, anything else that lacks is an error."""
     have = features.videos()
     missing = [video.id for video in videos if video.id not in have]

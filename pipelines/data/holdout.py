@@ -50,6 +50,27 @@ def holdout(
     return train, val
 
 
+def hold_out_normal(videos: Sequence[Video], share: float, seed: int = 0) -> tuple[list[Video], list[Video]]:
+    """(train, held out) of a list of normal videos, both in list order: about `share` of each camera's. [ours]
+
+    A camera (or the whole list, where none is known) gives at least one of its videos, and never its last one; a
+    group is never cut. The choice depends on the ids and `seed`, not on the list's order. Share 0 holds out nothing.
+    """
+    by_camera: dict[str, dict[str, list[Video]]] = {}
+    for video in sorted(videos, key=lambda video: video.id):
+        by_camera.setdefault(video.camera or "", {}).setdefault(video.group or f"video {video.id}", []).append(video)
+    chosen: set[str] = set()
+    for groups in by_camera.values():
+        order = sorted(groups)
+        random.Random(seed).shuffle(order)
+        wanted = max(1, round(share * sum(map(len, groups.values())))) if share else 0
+        for name in order[:-1]:
+            if sum(len(groups[g]) for g in order if groups[g][0].id in chosen) >= wanted:
+                break
+            chosen |= {video.id for video in groups[name]}
+    return [v for v in videos if v.id not in chosen], [v for v in videos if v.id in chosen]
+
+
 def leaks(sides: Iterable[Sequence[Video]]) -> dict[str, tuple[str, ...]]:
     """Groups that stand on two of the sides, with the parts ("train", "val", ...) of their videos."""
     seen: dict[str, set[str]] = {}

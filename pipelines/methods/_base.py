@@ -35,10 +35,13 @@ class OptimConfig(Config):
     weight_decay: float = 0.0
     momentum: float = 0.0  # of sgd
     clip_norm: float | None = None  # gradients are cut to this global L2 norm
-    schedule: Literal["constant", "cosine", "step", "onecycle"] = "constant"
+    schedule: Literal["constant", "cosine", "step", "onecycle", "plateau"] = "constant"
     warmup: int = 0  # steps of linear rise before the schedule proper (cosine, step and constant)
     milestones: tuple[int, ...] = ()  # of `step`: the factor is multiplied by gamma at each
     gamma: float = 0.1
+    patience: int = Field(
+        3, ge=1
+    )  # of `plateau`: epochs without a lower validation loss before the factor is multiplied
 
 
 class DataConfig(Config):
@@ -102,13 +105,28 @@ class Phase:
 
     name: str
     parameters: Sequence[dict[str, Any]]
-    data: DataConfig
-    losses: Callable[[Bag], dict[str, Tensor]]
+    data: Any  # DataConfig, or WindowSpec for frames
+    losses: Callable[[Any], dict[str, Tensor]]
     steps: int
     optim: OptimConfig
     schedule: Callable[[int], float] | None = None
     before: Callable[[], None] | None = None  # once, when the phase starts (never again on resume)
     after_step: Callable[[], None] | None = None  # clamps and the like
+    epochs: float | None = None  # in place of `steps`: passes over the training list
+    validate: Callable[[Any], Tensor] | None = None  # loss of one batch of the held-out videos; what `plateau` watches
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A closed-form step among the phases: `run(batches)` once, over the whole training list in order, unaugmented.
+
+    Batches are full-length bags of one video each, or windows. It runs in eval mode without gradients; what it learns
+    are buffers, and a stopped run does not repeat it.
+    """
+
+    name: str
+    data: Any
+    run: Callable[[Iterable[Any]], None]
 
 
 class Method(nn.Module, ABC):
@@ -127,22 +145,23 @@ class Method(nn.Module, ABC):
     live_clips: int | None = None  # clips up to a clip that its score needs: 1 is the clip alone, None the whole video
     expand: Literal["repeat", "linear", "bins32"] = "repeat"  # how its clip scores become frames unless asked otherwise
     notes: tuple[str, ...] = ()  # what a user should know of this build ("one anomaly class: the middle level is off")
+    grown: tuple[str, ...] = ()  # buffers that begin empty and are as long as the training data makes them
 
-    def phases(self) -> list[Phase]:
-        """The optimisations in order; empty for methods that fit in closed form or not at all."""
+    def phases(self) -> Sequence[Phase | Fit]:
+        """The optimisations and closed-form steps in order; empty for methods that need only `fit`, or nothing."""
         return []
 
     def fit(self, bags: Callable[[], Iterable[Bag]]) -> None:
         """Closed-form fitting, before the first phase: `bags()` iterates full-length labelled bags, one video each."""
 
     @abstractmethod
-    def score(self, bag: Bag) -> Scores:
-        """Scores of one full-length video: `bag` has B = 1 and all crops in K. Runs under no_grad in eval mode.
+    def score(self, bag: Any) -> Scores:
+        """Scores of one full-length video: a Bag with B = 1 and all crops in K, or a WindowedVideo for frames.
 
-        `spans`, `stride` and `n_frames` come from `bag.extras` (`scores_of` reads them).
+        Runs under no_grad in eval mode. `spans`, `stride` and `n_frames` come from `bag.extras` (`scores_of` reads them).
         """
 
-    def stages(self, bag: Bag) -> dict[str, NDArray[np.float32]]:
+    def stages(self, bag: Any) -> dict[str, NDArray[np.float32]]:
         """Named inner features, each (T, D'), for pictures; the input alone unless a method says more."""
         return {"input": bag.x[0].mean(0).float().cpu().numpy()}
 

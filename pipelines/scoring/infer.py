@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +12,15 @@ from numpy.typing import NDArray
 
 from pipelines.errors import UsageError, VerificationError
 from pipelines.methods._base import Method, Shape
+from pipelines.methods._frames import FrameMethod
 from pipelines.progress import Progress, Silent
-from pipelines.records import Bag, Scores, VideoFacts
+from pipelines.records import Bag, Scores, VideoFacts, WindowedVideo
 from pipelines.spans import n_sampled_of, native_stride, region_frames, stored_spans
-from pipelines.training.checkpoint import LoadedRun, check_features
+from pipelines.store.features import FeatureStore
+from pipelines.store.frames import FramesStore
+from pipelines.training.checkpoint import FRAMES, LoadedRun, check_features
 from pipelines.training.inputs import Inputs, JoinedFeatures, Stream
+from pipelines.training.windows import StoredFrames, sliding
 
 
 def score_store(
@@ -34,15 +38,36 @@ def score_store(
         MissingArtifactError, VerificationError: a video that is missing or damaged; names it.
     """
     check_features(run, stores)
-    joined = JoinedFeatures(stores)
-    joined = JoinedFeatures(stores, crops=_crops(run, joined.crops))
+    score = _frames_scorer(run, stores, device) if run.kind == FRAMES else _features_scorer(run, stores, device)
     sink = progress or Silent()
     sink.start(len(video_ids), f"scoring with {run.method_name}")
     for video_id in video_ids:
-        values, facts = joined.read(video_id), joined.facts(video_id)
-        yield score_joined(run.method, run.inputs, run.shape, values, facts, joined.crops, video_id, device=device)
+        yield score(video_id)
         sink.advance()
     sink.finish()
+
+
+def _features_scorer(run: LoadedRun, stores: Sequence[Stream], device: str) -> Callable[[str], Scores]:
+    joined = JoinedFeatures(stores)
+    joined = JoinedFeatures(stores, crops=_crops(run, joined.crops))
+
+    def score(video_id: str) -> Scores:
+        values, facts = joined.read(video_id), joined.facts(video_id)
+        return score_joined(run.method, run.inputs, run.shape, values, facts, joined.crops, video_id, device=device)
+
+    return score
+
+
+def _frames_scorer(run: LoadedRun, stores: Sequence[Stream], device: str) -> Callable[[str], Scores]:
+    (stack,) = stores
+    frames = StoredFrames([FramesStore(s.folder) for s in ((stack,) if isinstance(stack, FeatureStore) else stack)])
+    assert isinstance(run.method, FrameMethod)
+    spec = run.method.spec
+
+    def score(video_id: str) -> Scores:
+        return score_frames(run.method, sliding(frames.blocks(video_id), spec, video_id=video_id, device=device))
+
+    return score
 
 
 def score_features(
@@ -92,20 +117,36 @@ def score_joined(
     Raises:
         VerificationError: the method gave scores of another length, or NaN; names the video.
     """
-    bag = make_bag(values, facts, crops, video_id, shape, inputs, device=device)
-    was_training = method.training
-    method.eval()
-    try:
-        with torch.no_grad():
-            scores = method.score(bag)
-    finally:
-        method.train(was_training)
+    scores = _scored(method, make_bag(values, facts, crops, video_id, shape, inputs, device=device))
     if scores.clips.shape != (len(crops), len(scores.spans)) and not scores.levels:
         raise VerificationError(
             f"video {video_id!r}: scores of shape {scores.clips.shape} on {len(scores.spans)} spans"
         )
+    return _finite(scores)
+
+
+def score_frames(method: Method, video: WindowedVideo) -> Scores:
+    """Scores of a video's windows by a method of KIND "frames", in eval mode, without gradients.
+
+    Raises:
+        VerificationError: NaN or infinite scores; names the video.
+    """
+    return _finite(_scored(method, video))
+
+
+def _scored(method: Method, video: Bag | WindowedVideo) -> Scores:
+    was_training = method.training
+    method.eval()
+    try:
+        with torch.no_grad():
+            return method.score(video)
+    finally:
+        method.train(was_training)
+
+
+def _finite(scores: Scores) -> Scores:
     if not np.isfinite(scores.clips).all():
-        raise VerificationError(f"video {video_id!r}: the method gives NaN or infinite scores")
+        raise VerificationError(f"video {scores.video_id!r}: the method gives NaN or infinite scores")
     return scores
 
 

@@ -80,14 +80,14 @@ def _of_run(folder: Path, device: str) -> Scorer:
     wanted = tuple(wanted_of(need.stream, FeaturesRecipe.model_validate(need.recipe)) for need in loaded.features)
     recorded = loaded.artifact.recorded
     smooth, levels = next(iter(recorded.get("thresholds_smoothed", {}).items()), ("none", loaded.thresholds))
-    quantile = levels.get(QUANTILE)
+    share = str(recorded.get("threshold_quantile", QUANTILE))
     return Scorer(
         name=f"{loaded.method_name} ({folder})",
         wanted=wanted,
         score=lambda one: score_features(loaded, one.arrays, one.facts, video_id=one.video_id, device=device),
         classes=loaded.classes,
-        threshold=quantile,
-        threshold_source=f"99 % of the {recorded.get('thresholds_from', 'frame scores of normal videos')}",
+        threshold=levels.get(share),
+        threshold_source=f"{100 * float(share):g} % of the {recorded.get('thresholds_from', 'frame scores of normal videos')}",
         smooth=smooth,
         expand=loaded.method.expand,
         live_clips=loaded.method.live_clips,

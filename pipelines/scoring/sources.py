@@ -195,18 +195,22 @@ class RunSource:
         return self._places
 
     def _stores(self, need: Mapping[str, Any]) -> list[FeatureStore]:
-        layers, recipe = self.roots.features, need["recipe"]
-        found = serving_stores(layers, self.dataset.name, recipe)
+        layers, recipe, kind = self.roots.features, need["recipe"], str(need.get("kind", "features"))
+        found = serving_stores(layers, self.dataset.name, recipe, kind=kind)
         found += [
             store
-            for store in find_stores(layers, self.dataset.name)
+            for store in find_stores(layers, self.dataset.name, kind=kind)
             if store.artifact.id == need["id"] and store.folder not in {other.folder for other in found}
         ]
         if not found:
             raise MissingArtifactError(
-                f"{self.dataset.name} has no features {str(need['encoder'])!r} of the run's recipe ({str(need['id'])[:8]})",
-                hint=f"vad extract {self.dataset.name} --encoder {need['encoder']} --clip-len {recipe.get('clip_len')} "
-                f"--stride {recipe.get('stride')}",
+                f"{self.dataset.name} has no {kind} {str(need['encoder'])!r} of the run's recipe ({str(need['id'])[:8]})",
+                hint=f"vad extract {self.dataset.name} --encoder {need['encoder']}"
+                + (
+                    f" --clip-len {recipe.get('clip_len')} --stride {recipe.get('stride')}"
+                    if kind == "features"
+                    else ""
+                ),
             )
         return found
 

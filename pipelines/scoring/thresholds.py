@@ -35,6 +35,8 @@ def choose(
     dataset: str,
     recorded: Mapping[str, float],
     progress: Progress,
+    *,
+    quantile: str = RECORDED,
 ) -> Chosen:
     """The threshold of an evaluation; never from test labels.
 
@@ -45,6 +47,7 @@ def choose(
         dataset: for presets whose filter depends on it.
         recorded: quantile -> score that the run learnt on raw scores of normal videos.
         progress: told what was used.
+        quantile: of `recorded`, the one in use.
 
     Raises:
         UsageError: a policy without any normal material.
@@ -53,10 +56,8 @@ def choose(
         return Chosen(protocol.threshold, "given")
     if protocol.threshold_policy is None:
         raw = (protocol.smooth, protocol.normalise, protocol.compat) == ("none", "none", None)
-        value = recorded.get(RECORDED) if raw else None
-        return (
-            Chosen(value, f"quantile:{RECORDED} of normal training frames, recorded by the run") if value else Chosen()
-        )
+        value = recorded.get(quantile) if raw else None
+        return Chosen(value, f"quantile:{quantile} of normal frames, recorded by the run") if value else Chosen()
     policy = parse_policy(protocol.threshold_policy)
     for part, videos in normal.items():
         lacking = set(source.coverage(videos).missing)

@@ -277,9 +277,12 @@ def values_checksum(features: NDArray[Any]) -> str:
 
 
 def find_stores(layers: Iterable[Path], dataset: str, *, kind: str = "features") -> list[FeatureStore]:
-    """Every features artefact of `dataset` over the cache layers, the first layer's first."""
+    """Every artefact of `dataset` of a kind (features, frames) over the cache layers, the first layer's first."""
+    from pipelines.store.frames import FramesStore  # a kind of these stores, built upon them
+
+    store = FramesStore if kind == FramesStore.KIND else FeatureStore
     return [
-        FeatureStore(folder)
+        store(folder)
         for root in layers
         for folder in artifacts.find(root / kind / artifacts.folder_name(dataset), kind)
     ]

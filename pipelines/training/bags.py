@@ -7,7 +7,7 @@ the device where it fits). A batch is one gather from it.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -31,8 +31,15 @@ RUN_LENGTH, RUN_COVER, RUN_LEVEL = 5, 0.5, 0.5  # a run of pseudo labels that a 
 class BatchSource(Protocol):
     """Where a phase's batches come from; its state is saved with a stopped run."""
 
-    def next(self, *, step: int, steps: int) -> Bag:
+    @property
+    def epoch_steps(self) -> int:
+        """Batches of one pass over the training list."""
+
+    def next(self, *, step: int, steps: int) -> Any:
         """The batch of `step`; the same sequence for the same seed."""
+
+    def every(self) -> Iterable[Any]:
+        """The whole training list in order, unaugmented: bags of one video each, or windows."""
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only."""
@@ -155,6 +162,15 @@ class Bags:
         self.abnormal = abnormal(videos, classes)  # (V,) bool, on the CPU
         self.generator = torch.Generator().manual_seed(seed)
         self.lists = [_List(rows, size) for rows, size in self._lists()]
+
+    @property
+    def epoch_steps(self) -> int:
+        """Batches until the longest list is through."""
+        return max(len(part.rows) // part.batch for part in self.lists)
+
+    def every(self) -> Iterable[Bag]:
+        """Bags belong to optimisations; a closed-form step reads whole videos (material.Whole)."""
+        raise AssertionError("a batch source of bags has no order")
 
     def next(self, *, step: int, steps: int) -> Bag:
         """The next batch."""

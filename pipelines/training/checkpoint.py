@@ -28,6 +28,7 @@ from pipelines.store.features import FeatureStore
 from pipelines.training.inputs import Inputs, Stream
 
 RUN = "run"
+FRAMES = "frames"  # KIND of methods that read frames; their artefacts are of this kind too
 WEIGHTS = "model.safetensors"
 STATE = "state.pt"
 CONFIG = "config.yaml"
@@ -38,13 +39,14 @@ PATH_FREE = ("crops",)  # recipe keys in which features may differ from a run's
 
 @dataclass(frozen=True, slots=True)
 class FeatureNeed:
-    """One stream a run was trained on: its name, encoder, features id, width D, and the features' whole recipe."""
+    """One stream a run was trained on: its name, encoder, artefact's id and kind, width D, and the whole recipe."""
 
     stream: str
     encoder: str
     id: str
     dim: int
     recipe: dict[str, Any]
+    kind: str = "features"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class LoadedRun:
     method_name: str
     config: MethodConfig
     method: Method
-    inputs: Inputs
+    inputs: Any
     shape: Shape
     features: tuple[FeatureNeed, ...]
     selection: str
@@ -70,6 +72,11 @@ class LoadedRun:
     @property
     def classes(self) -> tuple[str, ...]:
         return self.shape.classes
+
+    @property
+    def kind(self) -> str:
+        """What the method reads: "features" or "frames"."""
+        return self.features[0].kind
 
     @property
     def thresholds(self) -> dict[str, float]:
@@ -96,7 +103,8 @@ def load_run(folder: Path, *, device: str = "cpu") -> LoadedRun:
     stored = _under(tensors, METHOD)
     with torch.random.fork_rng(devices=[]):
         method: Method = module.build(config, shape, Resources(text=text, extras={"stored": frozenset(stored)}))
-    inputs = Inputs(shape.dim, shape.streams, config.data)
+    frames = getattr(module, "KIND", "") == FRAMES
+    inputs = torch.nn.Module() if frames else Inputs(shape.dim, shape.streams, config.data)
     put_weights(method, stored, where=folder / WEIGHTS)
     put_weights(inputs, _under(tensors, INPUTS), where=folder / WEIGHTS)
     return LoadedRun(
@@ -147,7 +155,7 @@ def recipe_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> li
     return [f"{key}: {ours.get(key)!r} / {theirs.get(key)!r}" for key in keys if ours.get(key) != theirs.get(key)]
 
 
-def save_weights(path: Path, method: Method, inputs: Inputs, resources: Resources, *, name: str) -> None:
+def save_weights(path: Path, method: Method, inputs: torch.nn.Module, resources: Resources, *, name: str) -> None:
     """Write the learnt state as safetensors (aside, flushed, renamed); text tables go with it."""
     tensors = {METHOD + key: value for key, value in method.state_dict().items()}
     tensors |= {INPUTS + key: value for key, value in inputs.state_dict().items()}
@@ -176,11 +184,14 @@ def read_weights(path: Path, *, method: str) -> dict[str, Tensor]:
 
 
 def put_weights(module: torch.nn.Module, tensors: Mapping[str, Tensor], *, where: Path) -> None:
-    """Load `tensors` into `module`.
+    """Load `tensors` into `module`; buffers that it declares as `grown` take the size that is stored.
 
     Raises:
         VerificationError: missing, unexpected or differently shaped tensors, each named.
     """
+    for name in getattr(module, "grown", ()):
+        if name in tensors:
+            setattr(module, name, torch.empty_like(tensors[name], device=getattr(module, name).device))
     own = module.state_dict()
     wrong = [f"{key} is missing" for key in sorted(own.keys() - tensors.keys())]
     wrong += [f"{key} is unknown" for key in sorted(tensors.keys() - own.keys())]

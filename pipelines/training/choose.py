@@ -44,20 +44,24 @@ class Choice:
         return f"{names}, clips of {first.get('clip_len')} every {first.get('stride')}"
 
 
-def choose_features(layers: Sequence[Path], dataset: str, wanted: str | None, *, defaults: Sequence[str]) -> Choice:
+def choose_features(
+    layers: Sequence[Path], dataset: str, wanted: str | None, *, defaults: Sequence[str], kind: str = "features"
+) -> Choice:
     """The features artefacts of `dataset` that `wanted` means; without it the first of `defaults`, else the newest.
 
     Args:
         wanted: an id (or its first digits), an encoder, or several joined by `+`.
         defaults: encoder texts to try in order when nothing is named; among several artefacts the newest is taken.
+        kind: of the artefacts: features, or frames.
 
     Raises:
         MissingArtifactError: nothing matches; the hint extracts it.
         UsageError: several match what was named; all are listed.
     """
-    stores = _distinct(find_stores(layers, dataset))
+    stores = _distinct(find_stores(layers, dataset, kind=kind))
     if not stores:
-        raise MissingArtifactError(f"there are no features of {dataset}", hint=f"vad extract {dataset}")
+        encoder = " --encoder frames" if kind == "frames" else ""
+        raise MissingArtifactError(f"there are no {kind} of {dataset}", hint=f"vad extract {dataset}{encoder}")
     if wanted is not None:
         found = _combinations(stores, wanted)
         if not found:
@@ -76,23 +80,22 @@ def choose_features(layers: Sequence[Path], dataset: str, wanted: str | None, *,
     return _choice((max(stores, key=lambda s: s.artifact.created),), layers, dataset, "the last extracted")
 
 
-def last_dataset(layers: Sequence[Path]) -> str:
-    """The dataset whose features were made last.
+def last_dataset(layers: Sequence[Path], *, kind: str = "features") -> str:
+    """The dataset whose features (or frames) were made last.
 
     Raises:
-        MissingArtifactError: no features at all.
+        MissingArtifactError: there are none at all.
     """
-    folders = [
-        f for root in layers if (root / "features").is_dir() for f in (root / "features").iterdir() if f.is_dir()
-    ]
+    folders = [f for root in layers if (root / kind).is_dir() for f in (root / kind).iterdir() if f.is_dir()]
     dated = [
         (artifacts.read(folder).created, artifacts.video_id_of(parent.name))
         for parent in folders
-        for folder in artifacts.find(parent, "features")
+        for folder in artifacts.find(parent, kind)
     ]
     if not dated:
+        encoder = " --encoder frames" if kind == "frames" else ""
         raise MissingArtifactError(
-            f"there are no features in {', '.join(map(str, layers))}", hint="vad extract DATASET (vad data ls)"
+            f"there are no {kind} in {', '.join(map(str, layers))}", hint=f"vad extract DATASET{encoder} (vad data ls)"
         )
     return max(dated)[1]
 
@@ -127,7 +130,7 @@ def _distinct(stores: Iterable[FeatureStore]) -> list[FeatureStore]:
 def _choice(found: Sequence[FeatureStore], layers: Sequence[Path], dataset: str, why: str) -> Choice:
     stacks = []
     for store in found:
-        serving = serving_stores(layers, dataset, store.artifact.recipe)
+        serving = serving_stores(layers, dataset, store.artifact.recipe, kind=store.artifact.kind)
         same = [other for other in serving if other.artifact.id == store.artifact.id]
         stacks.append(tuple(same + [other for other in serving if other.artifact.id != store.artifact.id]) or (store,))
     return Choice(tuple(stacks), why)

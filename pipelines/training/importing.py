@@ -30,7 +30,8 @@ from pipelines.training.checkpoint import CONFIG, RUN, WEIGHTS, save_weights, sh
 from pipelines.training.choose import Choice, choose_features
 from pipelines.training.group import Member, find_group, group_id, is_done, new_group, write_group, write_latest
 from pipelines.training.inputs import Inputs, JoinedFeatures
-from pipelines.training.select import Scorer, learn_thresholds
+from pipelines.training.material import FeatureMaterial
+from pipelines.training.select import learn_thresholds
 
 PUBLISHED = "published"
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
@@ -278,7 +279,7 @@ def _write(
     inputs = Inputs(features.dim, features.streams, config.data)
     save_weights(folder / WEIGHTS, method, inputs, resources, name=str(recipe["method"]))
     shape = Shape(features.dim, features.streams, dataset.classes, features.crops, features.clip_len, features.stride)
-    scorer = Scorer(features, inputs.to(request.device), shape, device=request.device)
+    scorer = FeatureMaterial(features, inputs.to(request.device), shape, device=request.device)
     normal, part = _normal_videos(dataset, recipe["split"], features)
     progress.note(f"thresholds from {len(normal)} normal {part} videos with features")
     filters = ("none", f"gaussian:{shape.stride}")

@@ -6,24 +6,25 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from pipelines.errors import Stopped, UsageError, VadError
-from pipelines.methods._base import Method, OptimConfig, Phase
+from pipelines.methods._base import Fit, Method, OptimConfig, Phase
 from pipelines.progress import Progress, Silent
-from pipelines.records import Bag
 from pipelines.training.bags import BatchSource
+from pipelines.training.plateau import Plateau, mean_loss
 from pipelines.training.trackers import Tracker
 
 Precision = Literal["float32", "bf16"]
 CTRL_C = 130
+T = TypeVar("T")
 
 
 class StopFlag:
@@ -70,17 +71,21 @@ def stop_flag() -> Iterator[StopFlag]:
 class Session:
     """What surrounds the loop: device, logs, when to save and check, and the times it measured.
 
-    `save(phase, step, optimizer, source)` writes the state with `step` steps of `phase` done. `check(done, method)` runs every
-    `check_every` steps and after the last; it returns values to log, and True for "enough" (early stop).
+    `save(phase, step, optimizer, source)` writes the state with `step` steps of `phase` done (a closed-form step has one, and
+    no optimiser). `check(done, method)` runs every `check_every` steps and after the last; it returns values to log, and
+    True for "enough" (early stop). `held(phase)` gives the batches of held-out videos that a phase's `validate` is
+    averaged over after each epoch; `plateau` belongs to the phase that runs.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: Precision = "float32"
     trackers: Sequence[Tracker] = ()
-    save: Callable[[int, int, torch.optim.Optimizer, BatchSource], None] | None = None
+    save: Callable[[int, int, torch.optim.Optimizer | None, BatchSource], None] | None = None
     save_every: int = 500
     check: Callable[[int, Method], tuple[dict[str, float], bool]] | None = None
     check_every: int = 100
+    held: Callable[[Phase], Iterable[Any]] | None = None
+    plateau: Plateau | None = None
     log_every: int = 10
     stop: StopFlag = field(default_factory=StopFlag)
     progress: Progress = field(default_factory=Silent)
@@ -95,7 +100,7 @@ class Session:
 
 def train(
     method: Method,
-    phases: Sequence[Phase],
+    phases: Sequence[Phase | Fit],
     sources: Sequence[BatchSource],
     session: Session,
     *,
@@ -104,8 +109,8 @@ def train(
     """Run the phases in order and return the number of steps done over all of them.
 
     Args:
-        resume: a saved state: `phase`, `step` (steps done in it), `optimizer`, `sampler`; weights and the generator's
-            state are put back by the caller.
+        resume: a saved state: `phase`, `step` (steps done in it), `optimizer`, `sampler`, `plateau`; weights and the
+            generator's state are put back by the caller.
 
     Raises:
         VadError: a loss or gradient that is NaN or infinite; names the step, the terms and the videos.
@@ -113,16 +118,24 @@ def train(
     """
     done, enough = 0, False
     first = int(resume["phase"]) if resume else 0
-    session.progress.start(sum(phase.steps for phase in phases), "training", "steps")
+    session.progress.start(sum(steps_of(phase) for phase in phases), "training", "steps")
     for index, (phase, source) in enumerate(zip(phases, sources, strict=True)):
-        if index < first or enough:
-            done += phase.steps if index < first else 0
+        resumed = bool(resume) and index == first
+        if index < first or enough or (isinstance(phase, Fit) and resumed):
+            done += steps_of(phase) if index <= first else 0
+            continue
+        if isinstance(phase, Fit):
+            _run_fit(method, phase, source, session, index=index)
             continue
         optimizer, start = make_optimizer(phase), 0
-        if resume and index == first:
+        c = phase.optim
+        session.plateau = Plateau(patience=c.patience, gamma=c.gamma) if c.schedule == "plateau" else None
+        if resume and resumed:
             start = int(resume["step"])
             optimizer.load_state_dict(resume["optimizer"])
             source.load_state_dict(resume["sampler"])
+            if session.plateau is not None:
+                session.plateau.load_state_dict(resume["plateau"])
         elif phase.before is not None:
             phase.before()
         session.progress.advance(start)
@@ -130,6 +143,32 @@ def train(
         done += reached
     session.progress.finish()
     return done
+
+
+def steps_of(phase: Phase | Fit) -> int:
+    """Steps of a phase; a closed-form step has none."""
+    return 0 if isinstance(phase, Fit) else phase.steps
+
+
+def _run_fit(method: Method, fit: Fit, source: BatchSource, session: Session, *, index: int) -> None:
+    """A closed-form step in eval mode; a signal between two batches stops it, and it begins again on resume."""
+    method.eval()
+    with torch.no_grad():
+        fit.run(stoppable(source.every(), session.stop, fit.name))
+    if session.save is not None:
+        session.save(index, 1, None, source)
+
+
+def stoppable(batches: Iterable[T], stop: StopFlag, name: str) -> Iterator[T]:
+    """The same batches, until a signal came.
+
+    Raises:
+        Stopped: it came; what was trained before this step is saved.
+    """
+    for batch in batches:
+        if stop.signal is not None:
+            stop.raise_stopped(f"in {name!r}, which begins again")
+        yield batch
 
 
 def _run_phase(
@@ -145,12 +184,13 @@ def _run_phase(
 ) -> tuple[int, bool]:
     """The loop itself, from step `start` of `phase`; steps done in the phase, and whether a check said enough."""
     factor = phase.schedule or schedule(phase.optim, phase.steps)
+    epoch = source.epoch_steps if phase.validate is not None and session.held is not None else 0
     for step in range(start, phase.steps):
         began = time.perf_counter()
         bag = source.next(step=step, steps=phase.steps)  # x (B, K, S, D), mask (B, S), y (B,)
         loaded = time.perf_counter()
         for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor(step)
+            group["lr"] = group["initial_lr"] * factor(step) * (session.plateau.factor if session.plateau else 1.0)
         method.train()
         with torch.autocast(session.device.type, torch.bfloat16, enabled=session.precision == "bf16"):
             terms = phase.losses(bag)  # name -> scalar
@@ -172,6 +212,8 @@ def _run_phase(
         enough = False
         if session.check is not None and ((offset + step + 1) % session.check_every == 0 or last):
             values, enough = session.check(offset + step + 1, method)
+        if epoch and ((step + 1) % epoch == 0 or last):
+            values |= _validate(method, phase, session)
         if step % session.log_every == 0 or last or values:
             _log(session, offset + step + 1, phase, optimizer, loss, terms, norm, loaded - began, values)
         session.progress.advance()
@@ -183,6 +225,17 @@ def _run_phase(
         if enough:
             return step + 1, True
     return phase.steps, False
+
+
+def _validate(method: Method, phase: Phase, session: Session) -> dict[str, float]:
+    """The phase's loss on the held-out videos, which the plateau hears of; nothing without such videos."""
+    assert phase.validate is not None and session.held is not None
+    value = mean_loss(method, phase.validate, session.held(phase))
+    if math.isnan(value):
+        return {}
+    if session.plateau is not None:
+        session.plateau.update(value)
+    return {"val_loss": value}
 
 
 def make_optimizer(phase: Phase) -> torch.optim.Optimizer:
@@ -211,13 +264,14 @@ def schedule(config: OptimConfig, steps: int) -> Callable[[int], float]:
     """Factor on the learning rate at each step in [0, steps).
 
     `cosine` ends at 0; `step` multiplies by gamma at each milestone; `onecycle` rises from 1/25 to 1 over the first 30 %
-    and falls to 1e-4/25 by cosines, torch's defaults. `warmup` rises linearly before the others.
+    and falls to 1e-4/25 by cosines, torch's defaults; `plateau` is 1 here (training.plateau). `warmup` rises linearly
+    before the others.
     """
 
     def after_warmup(step: int) -> float:
         done = (step - config.warmup) / max(1, steps - config.warmup)
         match config.schedule:
-            case "constant":
+            case "constant" | "plateau":
                 return 1.0
             case "cosine":
                 return 0.5 * (1 + math.cos(math.pi * done))
@@ -253,7 +307,7 @@ def _gradient_norm(optimizer: torch.optim.Optimizer, clip: float | None) -> Tens
 
 
 def _refuse_nonfinite(
-    value: Tensor, terms: Mapping[str, Tensor], bag: Bag, phase: Phase, step: int, *, what: str = "the loss"
+    value: Tensor, terms: Mapping[str, Tensor], bag: Any, phase: Phase, step: int, *, what: str = "the loss"
 ) -> None:
     if bool(torch.isfinite(value)):
         return

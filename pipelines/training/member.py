@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,12 +15,11 @@ import yaml
 
 from pipelines import artifacts
 from pipelines.errors import VadError
-from pipelines.methods._base import DataConfig, Method, MethodConfig, Phase, Resources, Shape
+from pipelines.methods._base import Fit, Method, Phase, Resources, Shape
 from pipelines.progress import Progress
-from pipelines.records import Bag, Video, VideoTruth
-from pipelines.scoring.infer import make_bag
+from pipelines.records import Video, VideoTruth
 from pipelines.store.features import FeatureStore
-from pipelines.training.bags import Bags, BatchSource, Ragged, abnormal, load_ragged, multi_hot
+from pipelines.training.bags import BatchSource, abnormal
 from pipelines.training.checkpoint import (
     CONFIG,
     RUN,
@@ -32,11 +31,12 @@ from pipelines.training.checkpoint import (
     save_weights,
 )
 from pipelines.training.group import Member, is_begun, only_one
-from pipelines.training.inputs import Inputs, JoinedFeatures
-from pipelines.training.loop import Precision, Session, StopFlag, train
+from pipelines.training.loop import Precision, Session, StopFlag, steps_of, stoppable, train
+from pipelines.training.material import Material, material
 from pipelines.training.select import (
+    QUANTILE,
+    QUANTILES,
     Keeper,
-    Scorer,
     SelectionConfig,
     frame_measure,
     learn_thresholds,
@@ -45,6 +45,7 @@ from pipelines.training.select import (
 from pipelines.training.trackers import open_trackers
 
 STATE_FORMAT = 1
+FRAME_SIGMA = 3  # of the smoothed threshold of methods that score single frames; the field's width on Ped2 and Avenue
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class MemberJob:
     member: Member
     method: str
     module: ModuleType
-    config: MethodConfig
+    config: Any
     shape: Shape
     resources: Resources
     streams: tuple[tuple[FeatureStore, ...], ...]
@@ -66,8 +67,11 @@ class MemberJob:
     precision: Precision
     device: str
     save_every: int
+    kind: str = "features"
     method_file: str | None = None
-    unseen: tuple[Video, ...] = ()  # normal videos outside training; thresholds are learnt there where there are any
+    unseen: tuple[
+        Video, ...
+    ] = ()  # normal videos outside training; plateau and thresholds look there where there are any
     inputs: Mapping[str, str] = field(default_factory=dict)  # ids of further artefacts it is made from, by role
 
 
@@ -85,18 +89,13 @@ def train_member(job: MemberJob, *, progress: Progress, flag: StopFlag) -> None:
         method: Method = job.module.build(job.config, job.shape, job.resources).to(job.device)
         for note in method.notes:
             progress.note(note)
-        features = JoinedFeatures(job.streams, crops=job.shape.crops)
-        inputs = Inputs(job.shape.dim, job.shape.streams, job.config.data)
-        if inputs.standardise and state is None:
-            inputs.fit_to(features.read(video.id) for video in job.train)
-        if state is not None:
-            put_weights(inputs, state["inputs"], where=job.folder / STATE)
-        inputs = inputs.to(job.device)
-        keeper = _keeper(job, features, inputs)
-        facts = _optimise(job, method, features, inputs, keeper, state, progress, flag)
+        data = material(job.kind, job.streams, job.shape, job.config.data, device=job.device)
+        data.start(job.train, state, job.folder / STATE)
+        keeper = _keeper(job, data)
+        facts = _optimise(job, method, data, keeper, state, progress, flag)
         if keeper is not None and keeper.best is not None:
             method.load_state_dict(keeper.weights)
-        _write(job, method, inputs, features, facts | _selected(keeper, facts), began)
+        _write(job, method, data, facts | _selected(keeper, facts), began)
 
 
 @contextmanager
@@ -113,73 +112,35 @@ def deterministic(seed: int, device: str) -> Iterator[None]:
             torch.use_deterministic_algorithms(before)
 
 
-def sources_of(
-    phases: Sequence[Phase],
-    features: JoinedFeatures,
-    videos: Sequence[Video],
-    inputs: Inputs,
-    *,
-    classes: Sequence[str],
-    seed: int,
-    device: str,
-    pseudo: Mapping[str, Any] | None = None,
-) -> list[BatchSource]:
-    """A batch source for each phase; phases with one length policy share their array."""
-    read: dict[tuple[Any, ...], Ragged] = {}
-    found: list[BatchSource] = []
-    for index, phase in enumerate(phases):
-        data = phase.data
-        key = _storage_key(data)
-        if key not in read:
-            ids = [video.id for video in videos]
-            read[key] = load_ragged(features, ids, data, inputs=inputs, device=device, track=pseudo or None)
-        found.append(
-            Bags(
-                read[key],
-                videos,
-                data,
-                classes=classes,
-                crops=features.crops,
-                inputs=inputs,
-                seed=seed * 1009 + index,
-                device=device,
-            )
-        )
-    return found
-
-
 def _optimise(
     job: MemberJob,
     method: Method,
-    features: JoinedFeatures,
-    inputs: Inputs,
+    data: Material,
     keeper: Keeper | None,
     state: dict[str, Any] | None,
     progress: Progress,
     flag: StopFlag,
 ) -> dict[str, Any]:
     """Phases, or a closed-form fit; facts to record."""
-    phases = method.phases()
+    phases = list(method.phases())
     if state is None:  # a stopped run brings what was fitted with its weights
-        method.fit(lambda: full_bags(features, job.train, inputs, job.shape, device=job.device))
+        method.fit(lambda: stoppable(data.every(job.train), flag, "fitting"))
     if not phases:
         return {"steps": 0}
-    classes, seed = job.shape.classes, job.member.seed
-    pseudo = job.resources.pseudo
-    sources = sources_of(
-        phases, features, job.train, inputs, classes=classes, seed=seed, device=job.device, pseudo=pseudo
-    )
+    sources = data.sources(phases, job.train, seed=job.member.seed, pseudo=job.resources.pseudo)
+    phases = [in_steps(phase, source) for phase, source in zip(phases, sources, strict=True)]
     session = Session(
         device=torch.device(job.device),
         precision=job.precision,
         check=keeper,
         check_every=job.selection.every,
+        held=(lambda phase: data.held(phase, job.unseen)) if job.unseen else None,
         save_every=job.save_every,
         stop=flag,
         progress=progress,
     )
 
-    def save(phase: int, step: int, optimizer: torch.optim.Optimizer, source: BatchSource) -> None:
+    def save(phase: int, step: int, optimizer: torch.optim.Optimizer | None, source: BatchSource) -> None:
         save_state(
             job.folder / STATE,
             {
@@ -187,10 +148,11 @@ def _optimise(
                 "run_id": job.member.id,
                 "phase": phase,
                 "step": step,
-                "done": sum(p.steps for p in phases[:phase]) + step,
+                "done": sum(map(steps_of, phases[:phase])) + min(step, steps_of(phases[phase])),
                 "weights": method.state_dict(),
-                "inputs": inputs.state_dict(),
-                "optimizer": optimizer.state_dict(),
+                "inputs": data.inputs.state_dict(),
+                "optimizer": optimizer.state_dict() if optimizer is not None else None,
+                "plateau": session.plateau.state_dict() if session.plateau is not None else None,
                 "sampler": source.state_dict(),
                 "rng": _rng(job.device),
                 "keeper": keeper.state_dict() if keeper else None,
@@ -216,26 +178,21 @@ def _optimise(
     return {"steps": done, "data_time_fraction": round(session.data_fraction, 5), "train_s": round(session.step_s, 2)}
 
 
-def full_bags(
-    features: JoinedFeatures, videos: Sequence[Video], inputs: Inputs, shape: Shape, *, device: str
-) -> Iterator[Bag]:
-    """Full-length training bags with their labels, one video each; for closed-form methods."""
-    labels, bad = multi_hot(videos, shape.classes), abnormal(videos, shape.classes)
-    for index, video in enumerate(videos):
-        values, facts = features.read(video.id), features.facts(video.id)
-        bag = make_bag(values, facts, features.crops, video.id, shape, inputs, device=device)
-        yield replace(bag, y=bad[index : index + 1].float().to(device), classes=labels[index : index + 1].to(device))
+def in_steps(phase: Phase | Fit, source: BatchSource) -> Phase | Fit:
+    """The phase with its epochs as steps of its batch source."""
+    if isinstance(phase, Fit) or phase.epochs is None:
+        return phase
+    return replace(phase, steps=max(1, round(phase.epochs * source.epoch_steps)))
 
 
-def _keeper(job: MemberJob, features: JoinedFeatures, inputs: Inputs) -> Keeper | None:
+def _keeper(job: MemberJob, data: Material) -> Keeper | None:
     if job.selection.mode == "last":
         return None
-    scorer = Scorer(features, inputs, job.shape, device=job.device)
     name = "test" if job.selection.mode == "best-on-test" else "val"
     if job.selection.metric == "frame-auc":
-        return Keeper(frame_measure(scorer, job.held, job.truth), f"{name}_frame_auc", job.selection)
+        return Keeper(frame_measure(data, job.held, job.truth), f"{name}_frame_auc", job.selection)
     bad = abnormal(job.held, job.shape.classes).tolist()
-    return Keeper(video_measure(scorer, job.held, bad), f"{name}_video_auc", job.selection)
+    return Keeper(video_measure(data, job.held, bad), f"{name}_video_auc", job.selection)
 
 
 def _selected(keeper: Keeper | None, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -244,23 +201,21 @@ def _selected(keeper: Keeper | None, facts: Mapping[str, Any]) -> dict[str, Any]
     return {"best_step": keeper.best_step, "selection_metric": keeper.name, "selection_value": keeper.best}
 
 
-def _write(
-    job: MemberJob, method: Method, inputs: Inputs, features: JoinedFeatures, facts: Mapping[str, Any], began: float
-) -> None:
+def _write(job: MemberJob, method: Method, data: Material, facts: Mapping[str, Any], began: float) -> None:
     """Weights, thresholds, then artifact.json."""
     broken = [k for k, v in method.state_dict().items() if v.is_floating_point() and not bool(torch.isfinite(v).all())]
     if broken:
         raise VadError(
             f"training ended with NaN or infinite weights in {', '.join(broken[:5])}", hint="a lower learning rate"
         )
-    save_weights(job.folder / WEIGHTS, method, inputs, job.resources, name=job.method)
+    save_weights(job.folder / WEIGHTS, method, data.inputs, job.resources, name=job.method)
     fitted = [v.id for v, bad in zip(job.train, abnormal(job.train, job.shape.classes), strict=True) if not bad]
     normal = [video.id for video in job.unseen] or fitted
-    scorer = Scorer(features, inputs, job.shape, device=job.device)
-    filters = ("none", f"gaussian:{job.shape.stride}")
-    thresholds = learn_thresholds(method, scorer, normal, filters=filters)
+    filters = ("none", f"gaussian:{job.shape.stride if job.shape.stride > 1 else FRAME_SIGMA}")
+    theta = float(getattr(job.config, "theta_quantile", QUANTILE))
+    thresholds = learn_thresholds(method, data, normal, filters=filters, quantiles=sorted({*QUANTILES, theta}))
     needs = [
-        {**need, "recipe": stack[0].artifact.recipe}
+        {**need, "recipe": stack[0].artifact.recipe, "kind": stack[0].artifact.kind}
         for need, stack in zip(job.member.recipe["features"], job.streams, strict=True)
     ]
     recorded: dict[str, Any] = {
@@ -269,8 +224,10 @@ def _write(
         "feature_folders": [str(stack[0].folder) for stack in job.streams],
         "thresholds": thresholds.get("none", {}),
         "threshold_smooth": "none",
+        "threshold_quantile": theta,
         "thresholds_smoothed": {text: found for text, found in thresholds.items() if text != "none"},
-        "thresholds_from": f"frame scores of {len(normal)} normal {'val' if job.unseen else 'training'} videos",
+        "thresholds_from": f"frame scores of {len(normal)} normal {'held-out' if job.unseen else 'training'} videos",
+        "unseen": [video.id for video in job.unseen],
         "held": [video.id for video in job.held],
         "device": job.device,
         "threads": torch.get_num_threads(),
@@ -289,10 +246,6 @@ def _write(
         counts={"train": len(job.train), "held": len(job.held), "steps": int(facts["steps"])},
     )
     artifacts.write(job.folder, artifact)
-
-
-def _storage_key(data: DataConfig) -> tuple[Any, ...]:
-    return data.length, data.size, data.normalise == "l2-clips"
 
 
 def _rng(device: str) -> dict[str, torch.Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -11,16 +11,15 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pipelines.errors import UsageError
-from pipelines.methods._base import Method, Shape
+from pipelines.methods._base import Method
 from pipelines.recipe import Config
-from pipelines.records import Scores, Video, VideoTruth
+from pipelines.records import Scores, Video, VideoFacts, VideoTruth
 from pipelines.scoring.expand import expand
-from pipelines.scoring.infer import score_joined
 from pipelines.scoring.smooth import parse_smooth, smooth
-from pipelines.training.inputs import Inputs, JoinedFeatures
 
 Mode = Literal["last", "val", "best-on-test"]
 QUANTILES = (0.95, 0.99, 0.995, 0.999)
+QUANTILE = 0.99  # of the threshold in use, unless a method's configuration says another
 TOP_SHARE = 16  # a video's score is the mean of its n // 16 + 1 highest clips (reference 1.3)
 
 
@@ -34,17 +33,14 @@ class SelectionConfig(Config):
     share: float = Field(0.1, gt=0, lt=1)  # of the training groups, where the split has no val part
 
 
-class Scorer:
-    """Scores videos with the weights a method has right now; what the checks and thresholds are made of."""
-
-    def __init__(self, features: JoinedFeatures, inputs: Inputs, shape: Shape, *, device: str) -> None:
-        self.features, self.inputs, self.shape, self.device = features, inputs, shape, device
+class Scorer(Protocol):
+    """Scores stored videos with the weights a method has right now; what checks and thresholds are made of."""
 
     def __call__(self, method: Method, video_id: str) -> Scores:
-        """Scores of one stored video."""
-        values, facts = self.features.read(video_id), self.features.facts(video_id)
-        crops = self.features.crops
-        return score_joined(method, self.inputs, self.shape, values, facts, crops, video_id, device=self.device)
+        """Scores of one video."""
+
+    def facts(self, video_id: str) -> VideoFacts:
+        """What is stored beside it."""
 
 
 class Keeper:
@@ -107,7 +103,7 @@ def frame_measure(
     Raises:
         UsageError: the truth has no abnormal or no normal frame.
     """
-    labels = [truth(video, scorer.features.facts(video.id).n_frames).labels for video in videos]
+    labels = [truth(video, scorer.facts(video.id).n_frames).labels for video in videos]
     joined = np.concatenate(labels)
     _need_both(int(joined.sum()), int((~joined).sum()), what="frames")
 
@@ -135,7 +131,12 @@ def auc(scores: NDArray[np.floating], labels: NDArray[np.bool_]) -> float:
 
 
 def learn_thresholds(
-    method: Method, scorer: Scorer, normal_ids: Sequence[str], *, filters: Sequence[str] = ("none",)
+    method: Method,
+    scorer: Callable[[Method, str], Scores],
+    normal_ids: Sequence[str],
+    *,
+    filters: Sequence[str] = ("none",),
+    quantiles: Sequence[float] = QUANTILES,
 ) -> dict[str, dict[str, float]]:
     """Quantiles of the frame scores of normal videos, for each filter: filter text -> quantile -> score.
 
@@ -147,7 +148,7 @@ def learn_thresholds(
     found: dict[str, dict[str, float]] = {}
     for text in filters:
         pooled = np.concatenate([smooth(line, parse_smooth(text)) for line in frames])
-        found[text] = {str(q): float(np.quantile(pooled, q)) for q in QUANTILES}
+        found[text] = {str(q): float(np.quantile(pooled, q)) for q in quantiles}
     return found
 
 

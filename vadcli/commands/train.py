@@ -74,6 +74,10 @@ def train(
     val_share: Annotated[
         float, typer.Option("--val-share", metavar="X", help="Share of the training groups held out for val.")
     ] = 0.1,
+    normal_only: Annotated[
+        bool,
+        typer.Option("--normal-only", help="One-class methods: leave out training videos that hold anomalies."),
+    ] = False,
     text: Annotated[
         str | None,
         typer.Option("--text", metavar="ENCODER", help="Text encoder of class prompts: clip:..., minilm, seeded."),
@@ -127,6 +131,7 @@ def train(
             metric=_one_of("--select-metric", select_metric, METRICS),
             share=_share(val_share),
         ),
+        anomalies="leave out" if normal_only else "refuse",
         precision=_one_of("--precision", precision, PRECISIONS),
         device=device,
         resume=resume,
@@ -165,8 +170,9 @@ def _dry_run(console: Console, plan: TrainPlan) -> None:
         **({"pseudo labels": plan.pseudo.label} if plan.pseudo else {}),
         "selection": plan.request.selection.mode,
         "training videos": len(plan.train),
+        "held-out normal videos": len(plan.unseen),
         "held-out videos": len(plan.held),
-        "steps": ", ".join(str(c.steps) for c in dict.fromkeys(plan.configs)),
+        **_budget(plan),
         "device": plan.device,
         "group": plan.group,
     }
@@ -178,6 +184,14 @@ def _dry_run(console: Console, plan: TrainPlan) -> None:
     console.table("", ("run", "id", "state"), [(m["folder"], str(m["id"])[:8], m["state"]) for m in members])
     for line in plan.assumed:
         console.note(line)
+
+
+def _budget(plan: TrainPlan) -> dict[str, Any]:
+    """Steps, or epochs of methods that read frames, over the members."""
+    for name in ("steps", "epochs"):
+        if all(hasattr(config, name) for config in plan.configs):
+            return {name: ", ".join(dict.fromkeys(str(getattr(config, name)) for config in plan.configs))}
+    return {}
 
 
 def _result(console: Console, result: TrainResult) -> None:

@@ -226,7 +226,7 @@ def _write(job: MemberJob, method: Method, data: Material, facts: Mapping[str, A
         "threshold_smooth": "none",
         "threshold_quantile": theta,
         "thresholds_smoothed": {text: found for text, found in thresholds.items() if text != "none"},
-        "thresholds_from": f"frame scores of {len(normal)} normal {'held-out' if job.unseen else 'training'} videos",
+        "thresholds_from": f"frame scores of {len(normal)} normal {_where(job.unseen)} videos",
         "unseen": [video.id for video in job.unseen],
         "held": [video.id for video in job.held],
         "device": job.device,
@@ -246,6 +246,13 @@ def _write(job: MemberJob, method: Method, data: Material, facts: Mapping[str, A
         counts={"train": len(job.train), "held": len(job.held), "steps": int(facts["steps"])},
     )
     artifacts.write(job.folder, artifact)
+
+
+def _where(unseen: tuple[Video, ...]) -> str:
+    """What the videos that thresholds were learnt on are called."""
+    if not unseen:
+        return "training"
+    return "val" if all(video.split == "val" for video in unseen) else "held-out"
 
 
 def _rng(device: str) -> dict[str, torch.Tensor]:

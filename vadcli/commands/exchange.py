@@ -318,6 +318,11 @@ def _render_diff(console: Console, found: Difference) -> None:
         ("cosine without the means", _number(found.centred), f"{_number(found.others_centred)} to other clips"),
         ("norm of B / of A", _number(found.norm_ratio), ""),
         ("clips' mutual similarity", _number(found.structure), f"{_number(found.structure_apart)} out of step"),
+        (
+            "videos' mutual similarity",
+            _number(found.structure_videos),
+            f"{_number(found.structure_videos_apart)} mixed up",
+        ),
     ]
     console.table("", ("", "medians over videos", ""), rows)
 

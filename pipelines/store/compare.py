@@ -230,7 +230,7 @@ def _words(kinds: tuple[Kind, ...], values: Mapping[str, Any]) -> str:
         ),
         "unrelated": lambda: (
             f"unrelated clip by clip: the videos agree as wholes, their clips are not in the same order ({tried})"
-            if (values["centred"] or 0) > max(AS_WHOLES, values["others_centred"])
+            if values["centred"] is not None and values["centred"] > max(AS_WHOLES, values["others_centred"])
             else f"unrelated{apart}: neither the vectors agree, nor the way in which clips resemble one another ({tried})"
         ),
     }

@@ -36,6 +36,7 @@ from pipelines.training.group import (
     write_group,
     write_latest,
 )
+from pipelines.training.inputs import JoinedFeatures
 from pipelines.training.loop import Precision, StopFlag, stop_flag
 from pipelines.training.material import Stored, stored
 from pipelines.training.member import MemberJob, train_member
@@ -200,6 +201,8 @@ def plan(request: TrainRequest) -> TrainPlan:
     if request.features is None:
         assumed.append(f"{kind}: {choice.label} ({choice.why})")
     joined = stored(kind, choice.streams)
+    if isinstance(joined, JoinedFeatures):
+        assumed += _crops_left_out(joined)
     train, held = _videos(dataset, split, request, joined, module, assumed)
     train, unseen = _unseen(dataset, split, train, held, configs, joined, module, assumed)
     shape = Shape(joined.dim, dict(joined.streams), dataset.classes, joined.crops, joined.clip_len, joined.stride)
@@ -264,6 +267,14 @@ def check(request: TrainRequest) -> None:
 def kind_of(module: ModuleType) -> str:
     """What a method reads: "features" or "frames"."""
     return str(getattr(module, "KIND", "features"))
+
+
+def _crops_left_out(joined: JoinedFeatures) -> list[str]:
+    """A line for each stream with crops that another one lacks: they are not read."""
+    return [
+        f"crops: {', '.join(joined.crops)} of {stream}; {', '.join(crops)} are not read, the other stream lacks them"
+        for stream, crops in joined.left_out.items()
+    ]
 
 
 def method_class(module: ModuleType) -> type[Method]:

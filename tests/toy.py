@@ -100,10 +100,16 @@ def entry(groups: bool) -> dict[str, object]:
 
 
 def write_store(
-    cache: Path, encoder: str, features: dict[str, NDArray[np.float32]], *, stride: int = STRIDE, dataset: str = "toy"
+    cache: Path,
+    encoder: str,
+    features: dict[str, NDArray[np.float32]],
+    *,
+    stride: int = STRIDE,
+    dataset: str = "toy",
+    crops: tuple[str, ...] | None = None,
 ) -> FeatureStore:
-    """One features artefact with an array a video."""
-    crops = tuple(f"c{i}" for i in range(next(iter(features.values())).shape[1]))
+    """One features artefact with an array a video; its crops are called c0, c1, ... unless given."""
+    crops = crops or tuple(f"c{i}" for i in range(next(iter(features.values())).shape[1]))
     recipe = {"encoder": encoder, "revision": 1, "clip_len": stride, "stride": stride, "fps": None}
     recipe |= {"last_clip": "drop", "crops": list(crops)}
     folder = cache / "features" / dataset / f"{encoder.replace(':', '-')}-center-{fingerprint(recipe)[:8]}"

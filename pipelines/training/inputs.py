@@ -13,12 +13,16 @@ from pipelines.errors import MissingArtifactError, UsageError, VerificationError
 from pipelines.methods._base import DataConfig
 from pipelines.records import VideoFacts
 from pipelines.store.features import FeatureStore
+from pipelines.store.layouts import WHOLE
 
 Stream = FeatureStore | Sequence[FeatureStore]
 
 
 class JoinedFeatures:
     """One or several features artefacts read as one: `A+B` is joined per clip along D, in the order written.
+
+    A stream that belongs to no crop (the crop "all": sound) goes with every crop of the others, and may be a clip
+    longer or shorter than they are: the joined video ends with the shorter [code] Roc-Ng/XDVioDet.
 
     Args:
         streams: artefacts of the same clips (clip_len, stride, frame rate and last-clip rule agree). A stream may be
@@ -33,7 +37,10 @@ class JoinedFeatures:
         self.stacks = tuple((s,) if isinstance(s, FeatureStore) else tuple(s) for s in streams)
         self._check_clips()
         have = [set.intersection(*(set(store.crops) for store in stack)) for stack in self.stacks]
-        shared = tuple(c for c in self._first(0).crops if all(c in names for names in have))
+        self._whole = tuple(names == {WHOLE} for names in have)
+        first = next((index for index, whole in enumerate(self._whole) if not whole), 0)
+        cut = [names for names, whole in zip(have, self._whole, strict=True) if not whole] or have
+        shared = tuple(c for c in self._first(first).crops if all(c in names for names in cut))
         self.crops = tuple(crops) if crops is not None else shared
         lacking = [c for c in self.crops if c not in shared]
         if not self.crops or lacking:
@@ -75,6 +82,16 @@ class JoinedFeatures:
         names = stream_names(self.names)
         return {n: slice(int(e) - w, int(e)) for n, e, w in zip(names, ends, self.widths, strict=True)}
 
+    @property
+    def left_out(self) -> dict[str, tuple[str, ...]]:
+        """Crops that a stream has and another lacks, by stream: they are not read."""
+        found = {
+            name: tuple(crop for crop in stack[0].crops if crop not in self.crops)
+            for name, stack, whole in zip(stream_names(self.names), self.stacks, self._whole, strict=True)
+            if not whole
+        }
+        return {name: crops for name, crops in found.items() if crops}
+
     def videos(self) -> set[str]:
         """Ids that every stream has."""
         return set.intersection(*(set[str]().union(*(s.videos() for s in stack)) for stack in self.stacks))
@@ -85,7 +102,9 @@ class JoinedFeatures:
 
     def length(self, video_id: str) -> int:
         """T of a video, without reading values."""
-        return _holder(self.stacks[0], video_id).shape(video_id)[0]
+        if not any(self._whole):
+            return _holder(self.stacks[0], video_id).shape(video_id)[0]
+        return min(_holder(stack, video_id).shape(video_id)[0] for stack in self.stacks)
 
     def read(self, video_id: str) -> NDArray[np.float16]:
         """(T, K, D) float16 of one video.
@@ -95,7 +114,9 @@ class JoinedFeatures:
         """
         parts = [self._stream(index, video_id) for index in range(len(self.stacks))]
         lengths = [len(part) for part in parts]
-        if len(set(lengths)) > 1:
+        if any(self._whole) and max(lengths) - min(lengths) <= 1:
+            parts = [part[: min(lengths)] for part in parts]
+        elif len(set(lengths)) > 1:
             told = ", ".join(f"{name} has {n} clips" for name, n in zip(self.names, lengths, strict=True))
             raise VerificationError(
                 f"video {video_id!r}: joined features differ in length: {told}",
@@ -111,7 +132,9 @@ class JoinedFeatures:
                 f"video {video_id!r}: width {values.shape[2]} in {store.folder.name}, other videos have {width}"
             )
         crops = store.facts(video_id).crops
-        if crops != self.crops:
+        if self._whole[index]:
+            values = np.repeat(values, len(self.crops), axis=1)
+        elif crops != self.crops:
             values = values[:, [_crop_index(crops, name, video_id) for name in self.crops]]
         if not np.isfinite(values).all():
             clip = int(np.argwhere(~np.isfinite(values).all(axis=(1, 2)))[0, 0])

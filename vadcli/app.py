@@ -7,6 +7,7 @@ import importlib
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -122,13 +123,13 @@ class LazyVerb(TyperCommand):
         super().__init__(verb.name, help=verb.help, rich_help_panel=verb.panel)
         self.verb = verb
 
-    def make_context(self, *args: Any, **kwargs: Any) -> Any:
-        """The context of the real command."""
-        return self.real().make_context(*args, **kwargs)
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **kwargs: Any) -> Any:
+        """The context of the real command; of a group only the command that is named is built."""
+        return self.real(only=args[0] if args else None).make_context(info_name, args, *rest, **kwargs)
 
-    def real(self) -> Any:
+    def real(self, *, only: str | None = None) -> Any:
         """The verb's own command, whose module is imported now."""
-        return load(self.verb)
+        return load(self.verb, only=only)
 
 
 class VerbGroup(LightGroup):
@@ -159,10 +160,15 @@ def present() -> list[Verb]:
     return [verb for verb in VERBS if (COMMANDS / f"{verb.module}.py").is_file()]
 
 
-def load(verb: Verb) -> Any:
-    """Import the verb's module and build its command."""
+def load(verb: Verb, *, only: str | None = None) -> Any:
+    """Import the verb's module and build its command; of a group with a command `only`, that one alone (reading the
+    parameters of a dozen takes as long as importing Typer)."""
     target = getattr(importlib.import_module(f"vadcli.commands.{verb.module}"), verb.attribute)
     if isinstance(target, typer.Typer):
+        named = [info for info in target.registered_commands if info.name == only]
+        if named:
+            target = copy(target)
+            target.registered_commands = named
         target.info.cls = LightGroup
         for info in target.registered_commands:
             info.cls = LightCommand
@@ -255,7 +261,8 @@ def _code_of(error: BaseException, *, debug: bool) -> int:
             console.error(error.message, hint=error.hint)
             return error.exit_code
         case TyperException():
-            console.error(error.format_message() + _value_of(error), hint=_help_of(error))
+            if error.format_message():  # empty where no command was given: the help is on the screen
+                console.error(error.format_message() + _value_of(error), hint=_help_of(error))
             return error.exit_code
         case MemoryError():
             console.error("out of memory", hint="fewer --workers or a smaller --batch")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,14 +97,11 @@ def places(card: Weights) -> Iterator[Path]:
 
 
 def _package_places(rest: str) -> Iterator[Path]:
-    import importlib.metadata
-
-    distribution, _, file = rest.partition(":")
-    try:
-        found = importlib.metadata.distribution(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return
-    yield Path(str(found.locate_file(file)))
+    # Where the package would be imported from; asking importlib.metadata takes as long as half of `weights ls`.
+    file = rest.partition(":")[2]
+    for folder in sys.path:
+        if (path := Path(folder) / file).is_file():
+            yield path
 
 
 def _hub_places(card: Weights) -> Iterator[Path]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from pipelines import artifacts
 from pipelines.data.manifest import Dataset
-from pipelines.errors import MissingArtifactError, PartialFailure, UsageError, VadError, VerificationError
+from pipelines.errors import MissingArtifactError, PartialFailure, Stopped, UsageError, VadError, VerificationError
 from pipelines.extraction.stop import stop_on_signals
 from pipelines.progress import Progress, Silent
 from pipelines.recipe import fingerprint, parse_assignments, suggest
@@ -222,6 +222,8 @@ def _one(planned: BoxesPlan, store: BoxesStore, video: str, *, replace_old: bool
     frames = next(candidate for candidate in planned.frames if video in candidate)
     try:
         found, facts = planned.source.boxes(video, frames), frames.facts(video)
+    except Stopped:
+        raise  # of the run, not of the video
     except VadError as error:
         store.record_failure(Failure(video, error.message.splitlines()[0], artifacts.utc_now()))
         return error.message

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipelines import artifacts
 from pipelines.data.manifest import Dataset
 from pipelines.encoders._base import Precision
-from pipelines.errors import UsageError, VadError
+from pipelines.errors import Stopped, UsageError, VadError
 from pipelines.extraction.boxes import BoxesResult, Redo
 from pipelines.extraction.engine import Stream
 from pipelines.extraction.plan import EncoderChoice, Sampling, choose_encoders, make_recipe, split_encoders
@@ -216,6 +216,8 @@ def _one(
         objects = objects_of(boxes.read_boxes(video), planned.config, n_frames=n_frames, size=(height, width))
         values = _values(planned, stream, encoder, objects, frames, video, size=(height, width))
         facts = objects.facts(boxes.facts(video))
+    except Stopped:
+        raise  # of the run, not of the video
     except VadError as error:
         store.record_failure(Failure(video, error.message.splitlines()[0], artifacts.utc_now()))
         failed[video] = error.message

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.errors import MissingArtifactError, UsageError
+from pipelines.errors import MissingArtifactError, Stopped, UsageError
 from pipelines.extraction import boxes, regions
 from pipelines.records import VideoFacts
 from pipelines.regions._base import Proposals
@@ -130,6 +130,29 @@ def test_region_features_are_resumed_and_need_their_boxes(place, tmp_path):
     regions.run(half, device="cpu")
     left = regions.plan(place.dataset, ["tracks"], layers=[place.cache], boxes="motion").streams[0]
     assert len(left.done) == 1 and len(left.todo) == 2
+
+
+@pytest.mark.parametrize("stage", ["boxes", "regions"])
+def test_a_stop_within_a_video_is_no_failure_of_it(place, monkeypatch, stage):
+    def stopped(*arguments, **options):
+        raise Stopped("stopped by SIGTERM")
+
+    if stage == "boxes":
+        monkeypatch.setattr(boxes.Detected, "boxes", stopped)
+        settings = ["threshold=21"]  # not made before
+        planned = boxes.plan(place.dataset, "motion", layers=[place.cache], settings=settings)
+        with pytest.raises(Stopped):
+            boxes.run(planned)
+        again = boxes.plan(place.dataset, "motion", layers=[place.cache], settings=settings)
+        assert len(again.todo) == 3 and not again.failed
+        return
+    given, _ = make_boxes(place)
+    monkeypatch.setattr(regions, "_values", stopped)
+    options = {"layers": [place.cache], "boxes": given.id, "settings": ["regions.max_boxes=7"]}
+    with pytest.raises(Stopped):
+        regions.run(regions.plan(place.dataset, ["boxes"], **options), device="cpu")
+    (again,) = regions.plan(place.dataset, ["boxes"], **options).streams
+    assert len(again.todo) == 3 and not again.failed
 
 
 def test_boxes_of_zero_rows_survive_the_store(tmp_path):

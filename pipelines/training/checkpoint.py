@@ -191,7 +191,9 @@ def put_weights(module: torch.nn.Module, tensors: Mapping[str, Tensor], *, where
     """
     for name in getattr(module, "grown", ()):
         if name in tensors:
-            setattr(module, name, torch.empty_like(tensors[name], device=getattr(module, name).device))
+            part, _, buffer = name.rpartition(".")
+            owner = module.get_submodule(part)
+            setattr(owner, buffer, torch.empty_like(tensors[name], device=getattr(owner, buffer).device))
     own = module.state_dict()
     wrong = [f"{key} is missing" for key in sorted(own.keys() - tensors.keys())]
     wrong += [f"{key} is unknown" for key in sorted(tensors.keys() - own.keys())]

@@ -34,16 +34,11 @@ class Scenes:
 
 
 def plate(kind: str) -> NDArray[np.uint8]:
-    """(SIDE, SIDE, 3): stripes (normal) or a checkered cross of another colour (novel)."""
-    y, x = np.mgrid[:SIDE, :SIDE]
-    if kind == "normal":
-        grey = np.where((x // 4) % 2, 220, 120)
-        return np.stack([grey, grey, grey], axis=2).astype(np.uint8)
-    inside = (abs(x - SIDE / 2) < 4) | (abs(y - SIDE / 2) < 4)
-    cells = np.where((x // 2 + y // 2) % 2, 255, 60)
-    return np.stack([np.where(inside, cells, 90), np.full_like(cells, 30), np.full_like(cells, 200)], 2).astype(
-        np.uint8
-    )
+    """(SIDE, SIDE, 3): grey waves (normal), or the same waves as bright in cyan (novel): flow sees no difference."""
+    x = np.arange(SIDE)
+    grey = 125 + 35 * np.sin(2 * np.pi * x / 16)[None, :, None].repeat(SIDE, 0)
+    tint = np.ones(3) if kind == "normal" else np.array([0.35, 1.25, 1.4])
+    return (grey * tint).astype(np.uint8)
 
 
 def video(

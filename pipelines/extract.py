@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipelines import artifacts
 from pipelines.encoders._base import Precision
 from pipelines.errors import PartialFailure, Stopped, UsageError
 from pipelines.extraction.engine import Engine, Stream, decode_workers, encode_threads, torch_threads
+from pipelines.extraction.forecast import Forecast, forecast
 from pipelines.extraction.jobs import ClipBatch, DecodeJob, Partial, PoolEvent, VideoDone, VideoFailed, VideoRestarted
 from pipelines.extraction.plan import (
     MISSING,
@@ -156,6 +158,42 @@ def run(
     return ExtractResult(
         planned.dataset, tuple(_result(stream, planned, reasons) for stream in planned.streams), n_frames, seconds
     )
+
+
+def predict_cost(request: ExtractRequest, planned: ExtractionPlan, *, budget_s: float = 15.0) -> Forecast:
+    """What `run` would cost, from extracting parts of some videos for about `budget_s` seconds into a folder that is
+    deleted again; 0 measures nothing.
+
+    Raises:
+        MissingArtifactError, VerificationError: weights are missing or wrong.
+    """
+    choices = [stream.choice for stream in planned.streams]
+
+    def measure(videos: Sequence[Video], cache: Path) -> tuple[int, float]:
+        sample = plan(
+            _Listed(planned.dataset, tuple(videos)),
+            choices=choices,
+            layers=(cache,),
+            sampling=request.sampling,
+            crops=request.crops,
+            precision=request.precision,
+        )
+        result = run(replace(request, layers=(cache,)), planned=sample)
+        shutil.rmtree(cache, ignore_errors=True)
+        return result.n_frames, result.seconds
+
+    return forecast(planned, measure, budget_s=budget_s)
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """A dataset that is nothing but a list."""
+
+    name: str
+    videos: tuple[Video, ...]
+
+    def all_videos(self) -> list[Video]:
+        return list(self.videos)
 
 
 class _Run:

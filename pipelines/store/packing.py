@@ -68,7 +68,7 @@ def pack(row: Row, out: Path, *, progress: Progress | None = None) -> Pack:
         raise UsageError(f"{out} exists", hint="give a new name with --out")
     names = sorted(_files(row.folder))
     sink = progress or Silent()
-    sink.start(len(names), f"packing {row.folder.name}")
+    sink.start(len(names), f"packing {row.folder.name}", unit="files")
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.name}.{os.getpid()}")
     files: dict[str, tuple[int, str]] = {}

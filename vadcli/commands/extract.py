@@ -23,6 +23,7 @@ from vadcli.options import (
 if TYPE_CHECKING:
     from pipelines.data.manifest import Dataset, Manifest
     from pipelines.extract import ExtractResult
+    from pipelines.extraction.forecast import Forecast
     from pipelines.extraction.plan import ExtractionPlan, StreamPlan
 
 SAMPLING = "Clips and crops"
@@ -122,6 +123,9 @@ def extract(
         float, typer.Option("--stall", metavar="SECONDS", min=1, help="A decoder without progress is killed after.")
     ] = 60.0,
     memory_mb: Annotated[int, typer.Option("--memory", metavar="MB", min=256, help="Cap of one decoder.")] = 3072,
+    sample: Annotated[
+        float, typer.Option("--sample", metavar="SECONDS", min=0, help="With --dry-run: measure for so long; 0: not.")
+    ] = 15.0,
     cache_dir: CacheDirOption = None,
     manifest: ManifestOption = None,
     dry_run: DryRunOption = False,
@@ -132,6 +136,8 @@ def extract(
     Several encoders read one decode, and each makes an artefact of its own. Exit 3 when some videos failed (listed, and not tried
     again without --redo failed), 75 when stopped by a signal.
     """
+    from dataclasses import asdict
+
     from pipelines import extract as stage
     from pipelines.artifacts import resolve_roots
     from pipelines.data.manifest import load
@@ -183,8 +189,12 @@ def extract(
     if random_weights:
         console.warn("random weights: these features mean nothing and stand in artefacts of their own")
     if dry_run:
-        console.json(_plan_json(planned))
+        console.progress.note(f"extracting parts of a few videos for {sample:g} s; --sample 0 leaves it out")
+        cost = stage.predict_cost(request, planned, budget_s=sample) if planned.todo else None
+        console.json({**_plan_json(planned), "forecast": asdict(cost) if cost else None})
         _show_plan(console.text, planned)
+        if cost:
+            _show_forecast(console, cost)
         return
     _show_plan(console.note, planned)
     result = stage.run(request, progress=console.progress, planned=planned)
@@ -292,6 +302,21 @@ def _show_plan(say: Any, planned: ExtractionPlan) -> None:
             f"{_cost(stream)}"
         )
         say(f"  {stream.folder}")
+
+
+def _show_forecast(console: Console, cost: Forecast) -> None:
+    """Time, bytes and files of all that is to do, and what the time rests on."""
+    bytes_ = sum(stream.n_bytes or 0 for stream in cost.streams)
+    files = sum(stream.n_inodes or 0 for stream in cost.streams)
+    unknown = "" if all(stream.n_bytes is not None for stream in cost.streams) else " and the stored frames"
+    console.text(f"\n{cost.n_videos} videos, about {cost.n_frames} frames: {_bytes(bytes_)} in {files} inodes{unknown}")
+    if cost.seconds is None:
+        console.text(f"time not known: {cost.why}")
+    else:
+        console.text(
+            f"about {_clock(cost.seconds)} on this machine, measured on {cost.sampled_videos} videos "
+            f"({cost.sampled_frames} frames in {cost.sampled_s:.0f} s)"
+        )
 
 
 def _cost(stream: StreamPlan) -> str:

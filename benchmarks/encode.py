@@ -3,6 +3,7 @@
     python benchmarks/encode.py                          # random weights where an encoder's own are not here
     python benchmarks/encode.py --encoder motion --clips 256
     python benchmarks/encode.py --videos FOLDER          # bf16's error on real frames instead of drawn ones
+    python benchmarks/encode.py --peak --device cuda     # clips a second at the best batch, share of the matrix peak
 
 Every variant of an encoder is timed in turn, several rounds, and the best round counts: machines with neighbours vary
 more between rounds than between variants. Absolute numbers belong to the machine, ratios are what to compare.
@@ -22,21 +23,21 @@ from torch import Tensor
 from pipelines import catalog
 from pipelines.encoders import _weights, effnet
 from pipelines.encoders._base import Encoder, Precision
-from pipelines.encoders._complexity import example
+from pipelines.encoders._complexity import count_flops, example
 from pipelines.video.crops import cut
 
 CLIP_LEN = 8
 ROUNDS = 3
 
 
-def built(name: str, precision: Precision) -> Encoder:
+def built(name: str, precision: Precision, device: str = "cpu") -> Encoder:
     """The encoder with its weights, or with seeded random ones where they are not here."""
     module = catalog.load("encoders", name)
     encoder: Encoder = module.build(name.partition(":")[2], module.Config())
     if encoder.weights and _weights.locate(encoder.weights) is None:
-        encoder.load_random("cpu", precision)
+        encoder.load_random(device, precision)
     else:
-        encoder.load("cpu", precision)
+        encoder.load(device, precision)
     return encoder
 
 
@@ -71,6 +72,55 @@ def speed(name: str, clips: int, threads: int) -> Iterator[str]:
             base = base or rate
             yield line(f"{name} {precision}, {count} threads", "clips", rate, base, frames=batch.shape[2])
     torch.set_num_threads(1)
+
+
+def peak(name: str, device: str, clip_len: int) -> Iterator[str]:
+    """Clips per second at the best batch, and the share of the device's matrix peak, in each precision."""
+    for precision in ("float32", "bf16"):
+        encoder = built(name, precision, device)
+        one = example(encoder, clip_len, batch=1, device=device)
+        flops = count_flops(lambda encoder=encoder, one=one: encoder.encode(one))
+        rates: dict[int, float] = {}
+        for batch in BATCHES[torch.device(device).type]:
+            crops = example(encoder, clip_len, batch=batch, device=device)
+            try:
+                rates[batch] = rate_of(lambda encoder=encoder, crops=crops: encoder.encode(crops), device) * batch
+            except torch.OutOfMemoryError:
+                break
+        best = max(rates, key=lambda batch: rates[batch])
+        share = rates[best] * flops / matrix_peak(device, precision)
+        yield (
+            f"{name:16} {precision:8} {flops / 1e9:8.1f} GFLOP a clip; best batch {best}: {rates[best]:9.2f} clips/s, "
+            f"{rates[best] * flops / 1e12:.2f} TFLOP/s, {share:.2f} of the matrix peak"
+        )
+
+
+BATCHES = {"cpu": (1, 2, 4, 8), "cuda": (1, 4, 16, 64, 128, 256)}
+
+
+def matrix_peak(device: str, precision: Precision) -> float:
+    """Operations per second of a large matrix product, on as many threads as torch has."""
+    side = 2048 if device == "cpu" else 8192
+    a = torch.randn(side, side, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+    return 2 * side**3 * rate_of(lambda: a @ a, device)
+
+
+def rate_of(run: Callable[[], object], device: str) -> float:
+    """Calls per second: on a GPU by the clock, on a CPU by this thread pool's processor time (neighbours do not slow it)."""
+
+    def once() -> None:
+        run()
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    once()
+    best = float("inf")
+    for _ in range(ROUNDS):
+        wall, cpu = time.perf_counter(), time.process_time()
+        once()
+        spent = time.process_time() - cpu if device == "cpu" else time.perf_counter() - wall
+        best = min(best, spent / (torch.get_num_threads() if device == "cpu" else 1))
+    return 1 / best
 
 
 def line(label: str, unit: str, rate: Rate, base: Rate, *, frames: int = 1) -> str:
@@ -165,7 +215,16 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=32)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--videos", type=Path)
+    parser.add_argument("--peak", action="store_true")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--clip-len", type=int, default=16, help="of --peak")
     args = parser.parse_args()
+    if args.peak:
+        torch.set_num_threads(args.threads)
+        for name in args.encoder or [n for n in catalog.names("encoders") if n != "frames"]:
+            for text in peak(name, args.device, args.clip_len):
+                print(text, flush=True)
+        return
     names = args.encoder or ["motion", "effnet:lite0", "clip:vit-b-32"]
     frames = real_clips(args.videos, args.clips) if args.videos else drawn_clips(args.clips)
     for name in names:

@@ -2,10 +2,11 @@
 
     python benchmarks/extract.py FOLDER [--encoder effnet:lite0+motion] [--clip-len 8] [--rounds 3]
     python benchmarks/extract.py --memory [--videos 1000]
+    python benchmarks/extract.py --long HOURS          # one long video: memory against the same video at a tenth
 
 The first measures, in turns and on the same cores, decode alone (d), encode alone (e, from clips in memory) and the
 whole extraction with its commits, in frames of video per second, and prints extraction / (1 / (1/d + 1/e)), on a GPU
-extraction / min(d, e). The second ratio is the processor time of the two parts over that of the whole: it shows the
+extraction / min(d, e), and which side limits. Encoders whose weights are not here run with seeded random ones. The second ratio is the processor time of the two parts over that of the whole: it shows the
 overhead also where other work shares the machine.
 """
 
@@ -16,6 +17,7 @@ import resource
 import shutil
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,9 +29,11 @@ import psutil
 
 from pipelines import extract
 from pipelines.data.ids import VIDEO_SUFFIXES
+from pipelines.encoders._base import Precision
+from pipelines.encoders._weights import locate
 from pipelines.extraction.engine import Engine, Stream, decode_workers, encode_threads, torch_threads
 from pipelines.extraction.jobs import ClipBatch, DecodeJob, VideoDone
-from pipelines.extraction.plan import Sampling, choose_encoders
+from pipelines.extraction.plan import Sampling, WeightsMode, choose_encoders
 from pipelines.extraction.pool import DecodePool
 from pipelines.extraction.writer import Ticket, Writer
 from pipelines.progress import Silent
@@ -64,6 +68,9 @@ def main() -> None:
     if options.memory:
         memory(options.videos)
         return
+    if options.long:
+        long(options.long, options.encoder)
+        return
     paths = sorted(path for path in options.folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
     paths = (paths[: options.limit] if options.limit else paths) * options.repeat
     videos = tuple(Video(f"v{index:05d}", path, "train", ()) for index, path in enumerate(paths))
@@ -75,7 +82,7 @@ def speed(dataset: Folder, options: argparse.Namespace) -> None:
     device = extract.pick_device(options.device)
     sampling = Sampling(options.clip_len, options.stride or options.clip_len)
     workers = options.workers or decode_workers(device)
-    streams = _streams(options.encoder, sampling, options.crops, device)
+    streams = _streams(options.encoder, sampling, options.crops, device, options.precision)
     positions = tuple(sorted({p for stream in streams for p in stream.positions}))
     jobs = [DecodeJob(v.id, v.path, sampling.clip_len, sampling.stride, positions) for v in dataset.videos]
     held, lengths = _hold(jobs, workers)
@@ -88,12 +95,81 @@ def speed(dataset: Folder, options: argparse.Namespace) -> None:
         ideal = 1 / (1 / d + 1 / e) if device == "cpu" else min(d, e)
         rounds.append((d, e, x, x / ideal, (cpu_d + cpu_e) / cpu_x))
         print(f"round {number + 1}: {_told(rounds[-1])}")
-    print(f"median:  {_told([statistics.median(column) for column in zip(*rounds, strict=True)])}")
+    middle = [statistics.median(column) for column in zip(*rounds, strict=True)]
+    print(f"median:  {_told(middle)}")
+    print(_limit(*middle[:2], device))
 
 
 def _told(values: Sequence[float]) -> str:
     d, e, x, wall, cpu = values
     return f"decode {d:.0f}, encode {e:.0f}, extraction {x:.0f} frames/s, ratio {wall:.3f}, by processor time {cpu:.3f}"
+
+
+def _limit(decode: float, encode: float, device: str) -> str:
+    """Which side decides the rate, in words."""
+    slow, fast = ("decoding", "encoding") if decode < encode else ("encoding", "decoding")
+    share = min(decode, encode) / max(decode, encode)
+    shared = "; both use the same cores" if device == "cpu" else ""
+    return f"{slow} limits: it runs at {share:.2f} of the rate of {fast}{shared}"
+
+
+def long(hours: float, encoder: str) -> None:
+    """Peak resident memory of this process and its children for one long video, and for one of a tenth of it."""
+    folder = Path(tempfile.mkdtemp(prefix="vad-long-"))
+    try:
+        for name, part in (("tenth", hours / 10), ("whole", hours)):
+            path = _drawn(folder / f"{name}.mp4", round(part * 3600 * LONG_FPS))
+            (folder / name).mkdir()
+            watch = Sampler()
+            request = extract.ExtractRequest(
+                Folder(name, (Video(name, path, "train", ()),)), (folder / name / "cache",), (encoder,), workers=1
+            )
+            with watch:
+                result = extract.run(request)
+            print(
+                f"{name}: {part:.1f} h, {result.n_frames} frames of 64x48, {result.seconds:.0f} s; failures: "
+                f"{len(result.failures)}; peak {watch.own:.0f} MB, with its children {watch.total:.0f} MB",
+                flush=True,
+            )
+    finally:
+        shutil.rmtree(folder)
+
+
+LONG_FPS = 25
+
+
+def _drawn(path: Path, n_frames: int) -> Path:
+    """A small video of a drifting square, written frame by frame."""
+
+    def frames() -> Iterator[np.ndarray]:
+        for index in range(n_frames):
+            frame = np.full((48, 64, 3), 60, np.uint8)
+            frame[16:24, index % 56 : index % 56 + 8] = 200
+            yield frame
+
+    return write_video(path, frames(), fps=LONG_FPS).path
+
+
+class Sampler:
+    """Samples resident memory ten times a second in a thread, MB: `own` peak, and `total` with children."""
+
+    def __enter__(self) -> Sampler:
+        self.own = self.total = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        me = psutil.Process()
+        while not self._stop.wait(0.1):
+            own = me.memory_info().rss
+            self.own = max(self.own, own / 2**20)
+            self.total = max(self.total, (own + sum(_rss(c) for c in me.children(recursive=True))) / 2**20)
 
 
 def memory(n_videos: int) -> None:
@@ -140,10 +216,16 @@ def _rss(process: psutil.Process) -> int:
         return 0
 
 
-def _streams(encoders: str, sampling: Sampling, crops: str, device: str) -> list[Stream]:
+def _weights_mode(encoders: str) -> WeightsMode:
+    """Published weights where all are here, else random ones."""
+    cards = [choice.encoder.weights for choice in choose_encoders([encoders])]
+    return "published" if all(card is None or locate(card) for card in cards) else "random"
+
+
+def _streams(encoders: str, sampling: Sampling, crops: str, device: str, precision: Precision) -> list[Stream]:
     streams = []
-    for choice in choose_encoders([encoders]):
-        choice.encoder.load(device, "float32")
+    for choice in choose_encoders([encoders], weights=_weights_mode(encoders)):
+        choice.load(device, precision)
         names = CROPS[crops] if choice.encoder.preprocess.crop_px else ("center",)
         streams.append(Stream(choice.encoder, names, choice.encoder.positions(sampling.clip_len), device))
     return streams
@@ -186,7 +268,7 @@ def _extract(dataset: Folder, options: argparse.Namespace, sampling: Sampling, d
     with tempfile.TemporaryDirectory(prefix="vad-bench-") as cache:
         request = extract.ExtractRequest(
             dataset, (Path(cache),), (options.encoder,), crops=options.crops, sampling=sampling, device=device,
-            workers=workers,
+            workers=workers, precision=options.precision, weights=_weights_mode(options.encoder),
         )  # fmt: skip
         extract.run(request).raise_for_failures()
 
@@ -225,7 +307,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repeat", type=int, default=1, help="read the list so many times over")
     parser.add_argument("--limit", type=int, help="only the first so many videos")
+    parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--long", type=float, metavar="HOURS")
     parser.add_argument("--videos", type=int, default=1000)
     return parser
 

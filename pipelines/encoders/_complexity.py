@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -54,9 +55,13 @@ def count_flops(run: Callable[[], object]) -> int:
     def attention(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
         return int(sdpa_flop_count(q, k, v))  # type: ignore[no-untyped-call]
 
-    # torch's counter knows the attention of GPUs only
-    on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    with FlopCounterMode(display=False, custom_mapping={on_cpu: attention}) as counter:
+    def product(x: Any, weight: Any, *_: Any, **__: Any) -> int:
+        return int(2 * math.prod(x) * weight[0])
+
+    # torch's counter knows neither attention nor oneDNN's matrix products on a CPU
+    known: dict[Any, Any] = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
+    known |= {torch.ops.mkldnn._linear_pointwise: product} if hasattr(torch.ops.mkldnn, "_linear_pointwise") else {}
+    with FlopCounterMode(display=False, custom_mapping=known) as counter:
         run()
     return int(counter.get_total_flops())
 

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from pipelines.encoders._fast import linear
+
 # (convolution, its normalisation) as the public ports call them
 PAIRS = (("conv3d", "bn"), ("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("0", "1"), ("out", "bn"))
 
@@ -18,7 +20,7 @@ def pointwise(layer: nn.Conv3d, x: Tensor) -> Tensor:
     """
     t, h, w = layer.stride
     rows = x[:, :, ::t, ::h, ::w].permute(0, 2, 3, 4, 1).contiguous()
-    return F.linear(rows, layer.weight.flatten(1), layer.bias).permute(0, 4, 1, 2, 3)
+    return linear(rows, layer.weight.flatten(1), layer.bias).permute(0, 4, 1, 2, 3)
 
 
 def temporal(layer: nn.Conv3d, x: Tensor) -> Tensor:

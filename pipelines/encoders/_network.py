@@ -47,7 +47,9 @@ class NetworkEncoder(Encoder):
 
     def prepare(self, network: Module) -> Module:
         """The loaded module as it runs fastest: folded, reordered. It must compute the same."""
-        return network
+        from pipelines.encoders._fast import fast_layers
+
+        return fast_layers(network)
 
     def load(self, device: str, precision: Precision, *, weights: Path | None = None) -> None:
         """Build the network and read its weights; see the base class."""

@@ -150,7 +150,10 @@ class Clip(Encoder):
     def _install(self, model: Any, sizes: dict[str, Any], device: str, precision: Precision) -> None:
         import torch
 
-        self._model = model.to(device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32).eval()
+        from pipelines.encoders._fast import fast_layers
+
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self._model = fast_layers(model.to(device=device, dtype=dtype).eval())
         self.dim = int(sizes["projection_dim"])
 
     def _sizes_and_file(self, weights: Path | None) -> tuple[dict[str, Any], Path]:

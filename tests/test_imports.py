@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "pipelines.train",
         "pipelines.evaluate",
         "pipelines.predict",
+        "pipelines.plot",
         "pipelines.doctor",
         "pipelines.synthetic",
     ),

@@ -57,7 +57,7 @@ VERBS = (
     _verb("status", LOOK, "What is done, failed and missing"),
     _group("runs", LOOK, "List, show and compare runs; a table beside the papers' numbers"),
     _verb("floors", LOOK, "What trivial scores reach: constant, random, video label, ..."),
-    _verb("plot", LOOK, "Curves and pictures of a run"),
+    _group("plot", LOOK, "Figures for papers: curves, classes, ablations, inner stages, heat maps"),
     _verb("report", LOOK, "One self-contained HTML page of an evaluation"),
     _verb("watch", LOOK, "Follow a running job"),
     _group("data", STORE, "Datasets: list, show, check the disk, init from your own folder"),

@@ -115,6 +115,24 @@ def preview(path: Path, fps: float, rate: float) -> bytes:
         return out.read_bytes()
 
 
+def frames_at(path: Path, numbers: Sequence[int]) -> dict[int, NDArray[np.uint8]]:
+    """RGB frames (H, W, 3) of a video or a folder of frames by number; {} where it is gone or does not decode."""
+    from pipelines.video.decode import decoders_for, open_reader
+
+    wanted, found = set(numbers), {}
+    try:
+        with open_reader(path, decoders_for(path, "pyav")[0]) as reader:
+            for index, frame in enumerate(reader):
+                if index in wanted:
+                    found[index] = np.empty((reader.height, reader.width, 3), np.uint8)
+                    frame.write(found[index])
+                if index >= max(wanted):
+                    break
+    except VadError:
+        return {}
+    return found
+
+
 def _small(path: Path, step: float) -> Iterator[NDArray[np.uint8]]:
     """Every `step`-th frame, scaled to even sides."""
     from PIL import Image

@@ -110,9 +110,11 @@ def run(request: ReportRequest, *, progress: Progress = Silent()) -> ReportResul
         MissingArtifactError, UsageError: as `plan`; the scores or the annotations are gone.
         VerificationError: the annotations changed since the evaluation.
     """
+    from pipelines.scoring.compare import prepared_from
+
     planned = plan(request)
     manifest, roots = _places(request)
-    dataset, ready = _prepared(planned.shown, manifest)
+    dataset, ready = prepared_from(planned.shown, manifest)
     footage, failed = _footage(request, planned, dataset, ready, roots, progress)
     text = render(planned, dataset, ready, footage)
     planned.out.parent.mkdir(parents=True, exist_ok=True)
@@ -237,20 +239,6 @@ def _places(request: ReportRequest) -> tuple[Manifest, Roots]:
         cache_dir=request.cache_dir, runs_dir=request.runs_dir, manifest_cache_dir=manifest.cache_dir
     )
     return manifest, roots
-
-
-def _prepared(shown: EvalRecord, manifest: Manifest) -> tuple[Dataset, Prepared]:
-    """The dataset, and scores beside truth exactly as the evaluation measured them."""
-    from pipelines.scoring.compare import data_from, dataset_of, protocol_of
-    from pipelines.scoring.prepare import prepare
-
-    dataset, recipe = dataset_of(shown, manifest), shown.metrics["recipe"]
-    options = protocol_of(shown.artifact.recipe).options(
-        threshold=recipe.get("threshold"),
-        threshold_source=recipe.get("threshold_source"),
-        by_camera=recipe.get("thresholds_by_camera"),
-    )
-    return dataset, prepare(data_from(shown, dataset), options)
 
 
 def _footage(

@@ -1,8 +1,4 @@
-"""Pictures of an evaluation: score curves with the true intervals shaded, ROC and precision-recall curves.
-
-Drawn with matplotlib's Agg canvas, so that no display is needed; colours are Okabe and Ito's, told apart by
-colour-blind readers, and never the only carrier of a meaning.
-"""
+"""Pictures of an evaluation: score curves with the true intervals shaded, ROC and precision-recall curves."""
 
 from __future__ import annotations
 
@@ -15,16 +11,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.records import Event
+from pipelines.report.style import (
+    BLUE,
+    CLASS_COLOURS,
+    GREEN,
+    GREY,
+    LINE_STYLES,
+    ORANGE,
+    VERMILION,
+    colours_of,
+    figure,
+    look,
+    save,
+    shortened,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#5A5A5A"
-CLASS_COLOURS = (ORANGE, "#CC79A7", "#56B4E9", GREEN, "#F0E442", VERMILION)
 MAX_POINTS = 4000  # corners of a ROC or precision-recall curve
 MAX_STEPS = 500  # a curve that changes more often is drawn as its range and its mean, so that no peak is lost
-DPI = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +61,30 @@ class RocCurve:
 
 
 def curve(path: Path, one: Curve, *, size_px: tuple[int, int] = (1200, 420)) -> None:
-    """Draw one video's curve to a PNG at `path`."""
-    figure = _figure(size_px)
-    axes = figure.add_subplot()
-    _draw(axes, one, colours := _colours([one]), limits=_limits([one]))
-    axes.set_ylabel("anomaly score")
-    _legend(figure, [one], colours)
-    _save(figure, path)
+    """Draw one video's curve at `path`; the ending names the format."""
+    with look():
+        made = figure(*size_px)
+        axes = made.add_subplot()
+        _draw(axes, one, colours := _colours([one]), limits=_limits([one]))
+        axes.set_ylabel("anomaly score")
+        _legend(made, [one], colours)
+        save(made, path)
 
 
 def grid(path: Path, curves: Sequence[Curve], *, columns: int = 3, title: str = "") -> None:
-    """Draw the curves of several videos as one PNG, with one score axis for all so that videos compare."""
+    """Draw the curves of several videos at `path`, with one score axis for all so that videos compare."""
+    with look():
+        save(grid_figure(curves, columns=columns, title=title), path)
+
+
+def grid_figure(curves: Sequence[Curve], *, columns: int = 3, title: str = "") -> Figure:
+    """The figure of `grid`, not yet saved."""
     columns = max(1, min(columns, len(curves)))
     rows = -(-len(curves) // columns)
-    figure = _figure((440 * columns + 40, 235 * rows + 110))
+    made = figure(440 * columns + 40, 235 * rows + 110)
     colours, limits = _colours(curves), _limits(curves)
     for index, one in enumerate(curves):
-        axes = figure.add_subplot(rows, columns, index + 1)
+        axes = made.add_subplot(rows, columns, index + 1)
         _draw(axes, one, colours, limits=limits)
         if index % columns == 0:
             axes.set_ylabel("score")
@@ -79,34 +93,41 @@ def grid(path: Path, curves: Sequence[Curve], *, columns: int = 3, title: str = 
         if index < len(curves) - columns:
             axes.set_xlabel("")
     if title:
-        figure.suptitle(title, fontsize=12)
-    _legend(figure, curves, colours)
-    _save(figure, path)
+        made.suptitle(title)
+    _legend(made, curves, colours)
+    return made
 
 
 def roc_pr(
     path: Path, *, roc: Sequence[RocCurve], pr: Sequence[RocCurve], positive_share: float, title: str = ""
 ) -> None:
     """Draw the pooled ROC beside precision over recall, each with what knows nothing (diagonal, share of positives)."""
-    figure = _figure((1200, 600))
-    left, right = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
-    left.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="chance")
-    right.axhline(positive_share, color=GREY, linestyle="--", linewidth=1, label=f"chance ({100 * positive_share:.1f})")
+    with look():
+        save(roc_pr_figure(roc=roc, pr=pr, positive_share=positive_share, title=title), path)
+
+
+def roc_pr_figure(*, roc: Sequence[RocCurve], pr: Sequence[RocCurve], positive_share: float, title: str = "") -> Figure:
+    """The figure of `roc_pr`, not yet saved."""
+    made = figure(1200, 600)
+    left, right = made.add_subplot(1, 2, 1), made.add_subplot(1, 2, 2)
+    left.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=0.7, label="chance")
+    right.axhline(
+        positive_share, color=GREY, linestyle="--", linewidth=0.7, label=f"chance ({100 * positive_share:.1f})"
+    )
     for axes, lines, names in (
         (left, roc, ("false positive rate", "true positive rate")),
         (right, pr, ("recall", "precision")),
     ):
-        for line, colour, style in zip(lines, (BLUE, VERMILION, GREEN, ORANGE), ("-", "-.", ":", "--"), strict=False):
+        for line, colour, style in zip(lines, (BLUE, VERMILION, GREEN, ORANGE), LINE_STYLES, strict=False):
             lonely = "o" if len(line.x) == 1 else None  # a constant score has one point, which a line does not show
-            axes.plot(line.x, line.y, color=colour, linestyle=style, linewidth=1.8, marker=lonely, label=line.label)
+            axes.plot(line.x, line.y, color=colour, linestyle=style, linewidth=1.3, marker=lonely, label=line.label)
         axes.set(xlim=(0, 1), ylim=(0, 1.01), xlabel=names[0], ylabel=names[1], aspect="equal")
-        axes.grid(color="#DDDDDD", linewidth=0.6)
-        _clean(axes)
+        axes.grid()
         corner = "lower right" if axes is left else ("lower left" if positive_share > 0.5 else "best")
-        axes.legend(loc=corner, fontsize=9, framealpha=0.9)
+        axes.legend(loc=corner, frameon=True, framealpha=0.9, edgecolor="none")
     if title:
-        figure.suptitle(title, fontsize=12)
-    _save(figure, path)
+        made.suptitle(title)
+    return made
 
 
 def choose(
@@ -172,40 +193,34 @@ def _draw(axes: Axes, one: Curve, colours: dict[str, str], *, limits: tuple[floa
     for event in one.events or ():
         axes.axvspan(event.start_frames * scale, event.end_frames * scale, color=colours[event.label], alpha=0.35, lw=0)
         for edge in (event.start_frames, event.end_frames):
-            axes.axvline(edge * scale, color=colours[event.label], linewidth=0.8)
+            axes.axvline(edge * scale, color=colours[event.label], linewidth=0.5)
     _line(axes, one.scores, scale)
     if one.threshold is not None:
-        axes.axhline(one.threshold, color=VERMILION, linestyle="--", linewidth=1)
+        axes.axhline(one.threshold, color=VERMILION, linestyle="--", linewidth=0.7)
     for event in one.found:
         axes.plot(
             [event.start_frames * scale, event.end_frames * scale],
             [limits[0]] * 2,
             color=VERMILION,
-            lw=5,
+            lw=3.2,
             solid_capstyle="butt",
         )
     axes.set(xlim=(0, max(1, len(one.scores)) * scale), ylim=limits, xlabel="time in s" if one.fps else "frame")
-    axes.set_title(_title(one), fontsize=9.5, loc="left")
-    axes.grid(axis="y", color="#E4E4E4", linewidth=0.6)
-    _clean(axes)
-
-
-def _title(one: Curve) -> str:
-    name = one.video_id if len(one.video_id) <= 34 else f"{one.video_id[:14]}…{one.video_id[-19:]}"
-    return f"{name}  {one.note}".rstrip()
+    axes.set_title(f"{shortened(one.video_id)}  {one.note}".rstrip())
+    axes.grid(axis="y")
 
 
 def _line(axes: Axes, scores: NDArray[np.float64], scale: float) -> None:
     """The score line; where it changes more often than the eye can follow, its range per piece and the mean in it."""
     n = len(scores)
     if np.count_nonzero(np.diff(scores)) <= MAX_STEPS or n <= MAX_STEPS:
-        axes.step((np.arange(n + 1)) * scale, np.append(scores, scores[-1:]), where="post", color=BLUE, linewidth=1.3)
+        axes.step((np.arange(n + 1)) * scale, np.append(scores, scores[-1:]), where="post", color=BLUE, linewidth=0.9)
         return
     edges = np.linspace(0, n, MAX_STEPS // 2 + 1).astype(np.int64)
     starts, middle = edges[:-1], (edges[:-1] + edges[1:]) / 2 * scale
     low, high = np.minimum.reduceat(scores, starts), np.maximum.reduceat(scores, starts)
-    axes.fill_between(middle, low, high, color=BLUE, alpha=0.4, linewidth=0.3)
-    axes.plot(middle, np.add.reduceat(scores, starts) / np.diff(edges), color=BLUE, linewidth=1.2)
+    axes.fill_between(middle, low, high, color=BLUE, alpha=0.4, linewidth=0.2)
+    axes.plot(middle, np.add.reduceat(scores, starts) / np.diff(edges), color=BLUE, linewidth=0.8)
 
 
 def _limits(curves: Sequence[Curve]) -> tuple[float, float]:
@@ -221,41 +236,20 @@ def _limits(curves: Sequence[Curve]) -> tuple[float, float]:
 
 
 def _colours(curves: Sequence[Curve]) -> dict[str, str]:
-    labels = sorted({event.label for one in curves for event in one.events or ()})
-    return {label: CLASS_COLOURS[index % len(CLASS_COLOURS)] for index, label in enumerate(labels)}
+    return colours_of(sorted({event.label for one in curves for event in one.events or ()}))
 
 
-def _legend(figure: Figure, curves: Sequence[Curve], colours: dict[str, str]) -> None:
+def _legend(made: Figure, curves: Sequence[Curve], colours: dict[str, str]) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    handles: list[Line2D | Patch] = [Line2D([], [], color=BLUE, linewidth=1.5, label="score")]
+    handles: list[Line2D | Patch] = [Line2D([], [], color=BLUE, linewidth=1.0, label="score")]
     if len(colours) <= len(CLASS_COLOURS):
         handles += [Patch(color=colour, alpha=0.4, label=f"true: {label}") for label, colour in colours.items()]
     else:
         handles.append(Patch(color=ORANGE, alpha=0.4, label="true interval (colour: class)"))
     if any(one.threshold is not None for one in curves):
-        handles.append(Line2D([], [], color=VERMILION, linestyle="--", linewidth=1.2, label="threshold"))
+        handles.append(Line2D([], [], color=VERMILION, linestyle="--", linewidth=0.8, label="threshold"))
     if any(one.found for one in curves):
-        handles.append(Line2D([], [], color=VERMILION, linewidth=5, label="found"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 7), fontsize=9, frameon=False)
-
-
-def _clean(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8.5)
-
-
-def _figure(size_px: tuple[int, int]) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(size_px[0] / DPI, size_px[1] / DPI), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=DPI, metadata={"Software": "vadcli"})
+        handles.append(Line2D([], [], color=VERMILION, linewidth=3.2, label="found"))
+    made.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 7))

@@ -22,6 +22,7 @@ from pipelines.store.scores import Layout
 if TYPE_CHECKING:
     from pipelines.data.manifest import Dataset, Manifest
     from pipelines.scoring.block import EvalData
+    from pipelines.scoring.prepare import Prepared
 
 FREE = ("rounds", "seed", "floors", "by", "threshold", "threshold_policy")  # what two protocols may differ in
 
@@ -97,6 +98,23 @@ def data_from(record: EvalRecord, dataset: Dataset) -> EvalData:
         facts={},
     )
     return to_data(provided, videos, dataset, protocol=protocol)[0]
+
+
+def prepared_from(record: EvalRecord, manifest: Manifest) -> tuple[Dataset, Prepared]:
+    """The dataset of an evaluation, and its post-processed scores beside truth exactly as they were measured.
+
+    Raises:
+        MissingArtifactError, VerificationError: as `data_from`.
+    """
+    from pipelines.scoring.prepare import prepare
+
+    dataset, recipe = dataset_of(record, manifest), record.metrics["recipe"]
+    options = protocol_of(record.artifact.recipe).options(
+        threshold=recipe.get("threshold"),
+        threshold_source=recipe.get("threshold_source"),
+        by_camera=recipe.get("thresholds_by_camera"),
+    )
+    return dataset, prepare(data_from(record, dataset), options)
 
 
 def protocol_of(recipe: Mapping[str, Any]) -> Protocol:

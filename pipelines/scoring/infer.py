@@ -70,6 +70,35 @@ def _frames_scorer(run: LoadedRun, stores: Sequence[Stream], device: str) -> Cal
     return score
 
 
+def inner_store(
+    run: LoadedRun,
+    stores: Sequence[Stream],
+    video_ids: Sequence[str],
+    *,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Iterator[tuple[Scores, dict[str, NDArray[np.float32]]]]:
+    """Scores and inner stages (`Method.stages`) of each video, in order, for pictures; runs on frames have no stages.
+
+    Raises:
+        UsageError, MissingArtifactError, VerificationError: as `score_store`.
+    """
+    scored = score_store(run, stores, video_ids, device=device, progress=progress)
+    if run.kind == FRAMES:
+        yield from ((scores, {}) for scores in scored)
+        return
+    joined = JoinedFeatures(stores)
+    joined = JoinedFeatures(stores, crops=_crops(run, joined.crops))
+    for scores in scored:
+        video_id = scores.video_id
+        bag = make_bag(
+            joined.read(video_id), joined.facts(video_id), joined.crops, video_id, run.shape, run.inputs, device=device
+        )
+        run.method.eval()
+        with torch.no_grad():
+            yield scores, run.method.stages(bag)
+
+
 def score_features(
     run: LoadedRun,
     arrays: Mapping[str, NDArray[np.float16]],

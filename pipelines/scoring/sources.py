@@ -117,11 +117,11 @@ class RunSource:
         Raises:
             MissingArtifactError: there are no features of the run's recipe for this dataset at all.
         """
-        places = self._by_video()
+        places = self.places()
         return Coverage(missing=tuple(video.id for video in videos if video.id not in places))
 
     def read(self, videos: Sequence[Video], progress: Progress) -> Provided:
-        places = self._by_video()
+        places = self.places()
         wanted = [video.id for video in videos if video.id in places]
         key = self._key(wanted, places)
         earlier = self._earlier(key) if self.reuse else None
@@ -181,7 +181,7 @@ class RunSource:
                 found[scores.video_id] = scores
         return found, run.method.expand, refused
 
-    def _by_video(self) -> dict[str, tuple[FeatureStore, ...]]:
+    def places(self) -> dict[str, tuple[FeatureStore, ...]]:
         """Each complete video's stores, one a stream; the first cache layer that has it wins."""
         if self._places is None:
             streams = [self._stores(need) for need in self.artifact.recorded.get("features", ())]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipelines.data.manifest import load
 from pipelines.errors import MissingArtifactError, UsageError
 from pipelines.metrics._base import MetricInput
 from pipelines.records import Event, Scores
@@ -21,6 +22,7 @@ from pipelines.report import html, timelines
 from pipelines.report.confusion import SHOWN, confusion
 from pipelines.report.headline import headlines
 from pipelines.report.html import embeddable
+from pipelines.scoring.compare import prepared_from
 from pipelines.scoring.expand import expand
 from pipelines.store import scores as files
 from tests.report import pages
@@ -213,19 +215,14 @@ def test_scores_out_of_range_and_constant_scores_have_an_axis(tmp_path: Path):
     assert data_of(text_of(world))["limits"] == [0.0, 1.0]
 
 
-def test_a_threshold_per_camera_is_kept(page: Page, monkeypatch: pytest.MonkeyPatch):
-    ready = html._prepared(html.plan(pages.request(page.root, run=str(page.evaluated.evals[0].folder))).shown, _manifest(page))[1]  # fmt: skip
+def test_a_threshold_per_camera_is_kept(page: Page):
+    shown = html.plan(pages.request(page.root, run=str(page.evaluated.evals[0].folder))).shown
+    ready = prepared_from(shown, load(page.root / "data_manifest.yaml"))[1]
     own = replace(
         ready, options=replace(ready.options, thresholds_by_video=np.array([0.1, 0.2, 0.3, 0.4, 0.5, np.inf]))
     )
     found = timelines.timelines(own, {}, derived=False)
     assert [video.get("theta") for video in found] == [0.1, 0.2, 0.3, 0.4, 0.5, None]
-
-
-def _manifest(page: Page) -> Any:
-    from pipelines.data.manifest import load
-
-    return load(page.root / "data_manifest.yaml")
 
 
 def test_what_is_missing_says_what_to_type(page: Page, tmp_path: Path):

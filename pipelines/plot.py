@@ -151,6 +151,8 @@ def stages(request: PlotRequest, names: Sequence[str] = (), *, progress: Progres
     record = _of_run(_records(request)[0])
     dataset, ready = _prepared(record, request)
     found = _stages(request, record, dataset, ready, progress)
+    if not found:
+        raise UsageError(f"{record.metrics['model'].get('method')} has no inner stages of clips to draw")
     usual = [name for name in found if not name.startswith("map_") and found[name].x.shape[1] > 1]
     chosen = _known(names, list(found)) if names else [*usual[:1], *usual[1:][-(MAX_STAGES - 1) :]]
     shown = [sample(found[name], dataset.normal) for name in chosen]
@@ -207,7 +209,7 @@ def _maps_of(
             scores.video_id, over_time, scores.spans, line, _events(ready, place), fps, tuple(dataset.classes)
         )
         yield "time", heat.time_figure(one, title=title)
-    if scores.maps:
+    if any(len(values) == len(scores.spans) for values in scores.maps.values()):
         recipe = record.artifact.recipe
         paths = {video.id: video.path for video in dataset.videos(recipe["split"], recipe["part"])}
         for name, values in scores.maps.items():
@@ -227,6 +229,8 @@ def _stages(
     for scores, inner in _inner(request, record, dataset, ready.data.video_ids, progress):
         place = ready.data.video_ids.index(scores.video_id)
         for name, value in inner.items():
+            if len(value) > len(scores.spans):  # rows that are regions, not clips, have no one place in time
+                continue
             labels = row_labels(_events(ready, place), scores.spans, len(value), dataset.classes)
             parts.setdefault(name, []).append((value, labels, place))
     return {

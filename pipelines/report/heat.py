@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MAP = "map_"  # stages of this name are maps: a row a level or class, a column a clip
 BEFORE, AFTER = "before", "after"
 PEAKS = 5  # pictures of a strip
-ALPHA = 0.55
+COLD_ALPHA, HOT_ALPHA = 0.08, 0.75
 CURVE_PX, ROW_PX = 110, 24
 
 
@@ -125,13 +125,7 @@ def space_figure(
                 axes.imshow(found[frame])
         axes = made.add_subplot(2 if found else 1, len(chosen), column + 1 + (len(chosen) if found else 0))
         _bare(axes)
-        extent = (0, wide, high, 0)
-        if frame in found:
-            axes.imshow(found[frame].mean(axis=2), cmap="gray", extent=extent)
-        drawn = axes.imshow(
-            one.values[clip], cmap=HEAT, vmin=low, vmax=top, extent=extent, alpha=ALPHA if frame in found else 1.0,
-            interpolation="bilinear",
-        )  # fmt: skip
+        drawn = _overlay(axes, one.values[clip], found.get(frame), (low, top), (0, wide, high, 0))
         if not found:
             axes.set_title(f"{words}, score {one.scores[clip]:.2f}")
         axes_of_maps.append(axes)
@@ -139,6 +133,24 @@ def space_figure(
         made.colorbar(drawn, ax=axes_of_maps, pad=0.01, fraction=0.02, label=one.name)
     made.suptitle(title or f"{shortened(one.video)}: {one.name}")
     return made
+
+
+def _overlay(
+    axes: Axes,
+    values: NDArray[np.float32],
+    picture: NDArray[np.uint8] | None,
+    limits: tuple[float, float],
+    extent: tuple[float, float, float, float],
+) -> Any:
+    """The map over the grey picture, the hotter the less transparent; the map alone where there is no picture."""
+    if picture is None:
+        return axes.imshow(values, cmap=HEAT, vmin=limits[0], vmax=limits[1], extent=extent, interpolation="bilinear")
+    axes.imshow(picture.mean(axis=2), cmap="gray", vmin=0, vmax=255, extent=extent)
+    heat = np.clip((values - limits[0]) / (limits[1] - limits[0]), 0, 1)
+    seen = COLD_ALPHA + (HOT_ALPHA - COLD_ALPHA) * heat
+    return axes.imshow(
+        values, cmap=HEAT, vmin=limits[0], vmax=limits[1], extent=extent, interpolation="bilinear", alpha=seen
+    )
 
 
 def _rows(axes: Axes, name: str, count: int, classes: Sequence[str]) -> None:

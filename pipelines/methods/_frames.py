@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from pipelines.methods._base import Method, OptimConfig
@@ -45,6 +45,18 @@ class FramesConfig(Config):
 
     data: WindowConfig = WindowConfig()
     optim: OptimConfig = OptimConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_nested_defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Naming one value of `data` or `optim` leaves the method's others as they are."""
+        defaults = {name: cls.model_fields[name].default for name in ("data", "optim")}
+        return values | {
+            name: default.model_dump() | values[name]
+            for name, default in defaults.items()
+            if isinstance(values.get(name), dict)
+        }
+
     val_fraction: float = Field(0.2, ge=0, lt=1)  # of the normal training videos: held out for plateau and thresholds
     theta_quantile: float = Field(0.99, gt=0, lt=1)  # of the held-out normal frame scores: the threshold
 

@@ -307,7 +307,7 @@ class Mdsf(FrameMethod):
     def spatial_map(self, frames: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, h/4, w/4)."""
         fused, _ = self.fuse(self.discrepancies(frames))
-        return torch.linalg.vector_norm(fused, dim=1)
+        return _norm(fused)
 
     def discrepancies(self, frames: Tensor) -> list[Tensor]:
         """Eq. 5 at each used scale, on features divided by the teacher's channel deviations."""
@@ -332,7 +332,7 @@ class Mdsf(FrameMethod):
         flat = place.flatten(1)
         match self.config.score_pool:
             case "l2":
-                return torch.linalg.vector_norm(flat, dim=1)
+                return _norm(flat)
             case "max":
                 return flat.amax(1)
             case "topk":
@@ -487,8 +487,14 @@ def _inverse_softplus(value: float) -> float:
     return float(torch.tensor(value).expm1().log())
 
 
+def _norm(x: Tensor) -> Tensor:
+    """L2 norm along the second axis."""
+    found: Tensor = torch.linalg.vector_norm(x, dim=1)
+    return found
+
+
 def _frobenius(fused: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(fused.flatten(1), dim=1)
+    return _norm(fused.flatten(1))
 
 
 def _pooled(mask: Tensor, small: Sequence[int], size: Sequence[int]) -> Tensor:

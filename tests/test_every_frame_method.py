@@ -14,6 +14,7 @@ from pipelines.methods._base import Fit, Phase, Resources, Shape
 from pipelines.methods._frames import FrameMethod
 from pipelines.recipe import leaf_keys, resolve
 from pipelines.records import Scores, Video
+from pipelines.scoring import complexity
 from pipelines.scoring.infer import score_frames
 from pipelines.store.frames import FramesStore
 from pipelines.training.loop import Session, make_optimizer, train
@@ -161,3 +162,13 @@ def test_epochs_become_steps(material):
     (phase,) = method.phases()
     (source,) = material.sources([phase], VIDEOS, seed=0, pseudo={})
     assert source.epoch_steps == 3 * (40 - 15) // 4 and in_steps(phase, source).steps == 3 * source.epoch_steps
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_its_cost_can_be_asked_for(name, monkeypatch):
+    monkeypatch.setattr(complexity, "MEASURE_S", 0.0)
+    module = catalog.load("methods", name)
+    config, _ = resolve(module.Config, [("test", TINY[name])])
+    found = complexity.measure(module, config)
+    assert found.clips == 8 and found.flops > 0 and found.clips_per_s > 0
+    assert found.parameters == sum(p.numel() for p in made(name).parameters())

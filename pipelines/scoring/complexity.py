@@ -14,15 +14,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipelines import catalog
 from pipelines.methods._base import Method, MethodConfig, Resources, Shape
+from pipelines.methods._frames import FrameMethod
 from pipelines.records import VideoFacts
-from pipelines.scoring.infer import score_joined
+from pipelines.scoring.infer import score_frames, score_joined
 from pipelines.training.inputs import Inputs, stream_names
+from pipelines.training.windows import sliding
 
 WIDTHS = {"i3d": 1024, "i3d:r50": 2048, "vggish": 128}  # of features that come by import
 FALLBACK = "effnet:lite0+motion"
 TEXT_DIM = 128  # of seeded class vectors; CLIP features bring text of their own width
 STRIDE = 16
 MEASURE_S = 1.0
+MOST_FRAMES = 8  # of a method that reads frames: some take a second for each
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +74,13 @@ def measure(
     """
     named = features or next(iter(module.DEFAULT_FEATURES), FALLBACK)
     shape = shape_of(named, classes)
+    frames = getattr(module, "KIND", "") == "frames"
+    clips = min(clips, MOST_FRAMES) if frames else clips
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         method: Method = module.build(config, shape, _resources(named, shape, config)).to(device).eval()
-    once = _scorer(method, config, shape, clips, device, precision)
+    make = _frames_scorer if frames else _scorer
+    once = make(method, config, shape, clips, device, precision)
     once()
     with FlopCounterMode(display=False) as counter:
         once()
@@ -141,6 +147,21 @@ def _scorer(method: Method, config: MethodConfig, shape: Shape, clips: int, devi
     def once() -> None:
         with cast or contextlib.nullcontext():
             score_joined(method, inputs, shape, values, facts, shape.crops, "a video", device=device)
+
+    return once
+
+
+def _frames_scorer(method: Method, config: Any, shape: Shape, count: int, device: str, precision: str) -> Any:
+    """A video of `count` frames of noise, already at the network's size: a clip is a frame here."""
+    assert isinstance(method, FrameMethod)
+    spec = method.spec
+    h, w = config.data.hw
+    noise = np.random.default_rng(1).integers(0, 256, (count, h, w, 3), dtype=np.uint8)
+    cast = torch.autocast(torch.device(device).type, torch.bfloat16) if precision == "bf16" else None
+
+    def once() -> None:
+        with cast or contextlib.nullcontext():
+            score_frames(method, sliding([noise], spec, video_id="a video", device=device))
 
     return once
 

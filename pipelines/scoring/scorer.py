@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipelines import artifacts
-from pipelines.errors import MissingArtifactError
+from pipelines.errors import MissingArtifactError, UsageError
 from pipelines.progress import Progress, Silent
 from pipelines.records import Scores
 
@@ -51,7 +51,7 @@ def load_scorer(
 
     Raises:
         MissingArtifactError: a run was named and is not there.
-        UsageError: its encoder is not the installed one.
+        UsageError: its encoder is not the installed one, or its method reads stored frames.
     """
     from pipelines.store import runs
 
@@ -74,9 +74,15 @@ def _of_run(folder: Path, device: str) -> Scorer:
     from pipelines.extraction.adhoc import wanted_of
     from pipelines.extraction.plan import FeaturesRecipe
     from pipelines.scoring.infer import score_features
-    from pipelines.training.checkpoint import load_run
+    from pipelines.training.checkpoint import FRAMES, load_run
 
     loaded = load_run(folder, device=device)
+    if loaded.kind == FRAMES:
+        raise UsageError(
+            f"{loaded.method_name} ({folder}) reads stored frames; loose videos are scored by runs on features alone",
+            hint="put them into a dataset (vad data init), vad extract NAME --encoder frames, vad eval --dataset NAME; "
+            f"or --run of another run, or --run {FLOOR}",
+        )
     wanted = tuple(wanted_of(need.stream, FeaturesRecipe.model_validate(need.recipe)) for need in loaded.features)
     recorded = loaded.artifact.recorded
     smooth, levels = next(iter(recorded.get("thresholds_smoothed", {}).items()), ("none", loaded.thresholds))

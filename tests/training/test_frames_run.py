@@ -163,3 +163,12 @@ def test_a_dry_run_of_the_command(place, method, capsys):
         main(words)
     out = capsys.readouterr().out
     assert "epochs" in out and "held-out normal videos" in out and not Path(place.runs).exists()
+
+
+def test_loose_videos_are_refused_with_the_way_to_go(place, method):
+    from pipelines.scoring.scorer import load_scorer
+
+    run(request(place, method, sets=("epochs=1",)))
+    with pytest.raises(UsageError, match="reads stored frames") as refused:
+        load_scorer(None, runs_dir=place.runs)
+    assert "--encoder frames" in refused.value.hint

@@ -70,7 +70,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "align_width": 32,
         "se_reduction": 4,
         "clip_frames": 3,
-        "score_pool": "topk",
+        "supervision": "whitened",
         "mask_patch": 8,
         "data": {"size": 128, "stride": 2},
         "optim": {"lr": 1e-3},

@@ -147,16 +147,16 @@ def render(planned: Planned, dataset: Dataset, ready: Prepared, footage: Mapping
     shown = planned.shown
     metrics = shown.metrics
     summary = summarise([r.metrics for r in planned.members], [r.folder for r in planned.members])
-    rows, undefined = headlines(summary, metrics["model"].get("method"), dataset.name)
+    rows, unknown = headlines(summary, metrics["model"].get("method"), dataset.name)
     style, script = ((PAGE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     environment = Environment(loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     environment.filters |= {"points": points, "share": _share}
     return environment.get_template("page.html").render(
-        title=_title(metrics),
+        title=_title(shown),
         metrics=metrics,
         summary=summary,
         rows=rows,
-        undefined=undefined,
+        undefined=_by_reason(unknown),
         oracle=", ".join(
             f"{row.name} {points(row.number.floors[ORACLE])}" for row in rows if ORACLE in row.number.floors
         ),
@@ -177,7 +177,7 @@ def render(planned: Planned, dataset: Dataset, ready: Prepared, footage: Mapping
         script=script,
         style_hash=_hash(style),
         script_hash=_hash(script),
-        data=embeddable(_payload(shown, ready, footage)),
+        data=embeddable(_payload(shown, summary, ready, footage)),
         previews=[(index, one.preview) for index, one in enumerate(footage.values()) if one.preview],
     )
 
@@ -192,7 +192,9 @@ def embeddable(value: Any) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _payload(shown: EvalRecord, ready: Prepared, footage: Mapping[str, Footage]) -> dict[str, Any]:
+def _payload(
+    shown: EvalRecord, summary: Mapping[str, Any], ready: Prepared, footage: Mapping[str, Footage]
+) -> dict[str, Any]:
     from pipelines.metrics.operating import EVENT_TIOU, MERGE_S
     from pipelines.report.headline import iou_lines
     from pipelines.report.timelines import limits, timelines
@@ -210,7 +212,7 @@ def _payload(shown: EvalRecord, ready: Prepared, footage: Mapping[str, Footage])
         "threshold_source": ready.options.threshold_source,
         "merge_s": MERGE_S,
         "event_iou": EVENT_TIOU,
-        "iou": iou_lines(shown.metrics),
+        "iou": iou_lines(summary),
         **_ranking(ready),
     }
 
@@ -264,9 +266,20 @@ def _seeds(planned: Planned, numbers: Any) -> list[tuple[Any, dict[str, float | 
     ]
 
 
-def _title(metrics: Mapping[str, Any]) -> str:
-    model = metrics["model"]
-    return str(model.get("method") or Path(str(model.get("scores_file", "scores"))).name)
+def _title(shown: EvalRecord) -> str:
+    """The method, with its setting where it is one of a sweep; the file's name of scores that were brought."""
+    model, setting = shown.metrics["model"], artifacts.video_id_of(shown.folder.parent.parent.parent.name)
+    if not model.get("method"):
+        return Path(str(model.get("scores_file", "scores"))).name
+    return f"{model['method']} {setting}" if "=" in setting else str(model["method"])
+
+
+def _by_reason(unknown: Mapping[str, str]) -> list[tuple[str, str]]:
+    """(metrics, reason) of what could not be computed, each reason once."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in unknown.items():
+        reasons.setdefault(reason, []).append(name)
+    return [(", ".join(names), reason) for reason, names in reasons.items()]
 
 
 def _share(count: int, total: int) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipelines import evaluate, train
 from pipelines.data.manifest import load
 from pipelines.errors import MissingArtifactError, UsageError
 from pipelines.metrics._base import MetricInput
@@ -24,7 +25,9 @@ from pipelines.report.headline import headlines
 from pipelines.report.html import embeddable
 from pipelines.scoring.compare import prepared_from
 from pipelines.scoring.expand import expand
+from pipelines.scoring.protocol import Protocol
 from pipelines.store import scores as files
+from tests import toy
 from tests.report import pages
 from tests.report.pages import Page
 
@@ -252,3 +255,48 @@ def test_a_mean_over_crops_which_32_bits_do_not_hold_is_carried_in_64():
     frames = expand(record).scores
     packed = timelines.encode_steps(frames)
     assert packed["wide"] and np.array_equal(unpacked(packed), frames)
+
+
+def test_a_sweep_shows_its_first_setting_with_mean_and_deviation_over_its_seeds(tmp_path: Path):
+    made = toy.make(tmp_path, test=6)
+    places = {"manifest": made.manifest, "cache_dir": str(made.cache), "runs_dir": made.runs}
+    train.run(
+        train.TrainRequest(
+            method="mil-rank", dataset="toy", sets=("top=0.1,0.5", "steps=3"), seeds=2, manifest=made.manifest,
+            cache_dir=made.cache, runs_dir=made.runs,
+        )
+    )  # fmt: skip
+    found = evaluate.run(
+        evaluate.EvalRequest(metrics=("auc",), protocol=Protocol(rounds=10), plots="leave out", **places)
+    )
+    done = html.run(html.ReportRequest(out=tmp_path / "r.html", **places))
+    text = done.path.read_text()
+    assert done.members == 2 and "top=0.1" in str(done.evaluation) and done.evaluation.match("*/seed-0/evals/*")
+    assert "<h1>mil-rank top=0.1 " in text
+    summary = found.summary["settings"]["top=0.1"]["metrics"]["auc"]
+    assert f"{100 * summary['value']:.2f}" in text and f"± {100 * summary['sd']:.2f}" in text
+    assert "below are of seed 0" in text
+    assert "2 evaluations of the same command with another setting" in text
+    one = html.run(html.ReportRequest(run=str(done.evaluation.parent.parent), out=tmp_path / "o.html", **places))
+    assert one.members == 1 and "below are of seed" not in one.path.read_text()
+
+
+def test_a_run_without_an_evaluation_says_how_to_get_one(tmp_path: Path):
+    made = toy.make(tmp_path, test=4)
+    train.run(
+        train.TrainRequest(
+            method="mil-rank", dataset="toy", sets=("steps=2",), manifest=made.manifest, cache_dir=made.cache,
+            runs_dir=made.runs,
+        )
+    )  # fmt: skip
+    places = {"manifest": made.manifest, "cache_dir": str(made.cache), "runs_dir": made.runs}
+    with pytest.raises(MissingArtifactError, match="no evaluation") as error:
+        html.run(html.ReportRequest(**places))
+    assert error.value.exit_code == 4 and error.value.hint.startswith("vad eval --run ")
+    done = evaluate.run(
+        evaluate.EvalRequest(metrics=("auc",), protocol=Protocol(rounds=0), plots="leave out", **places)
+    )
+    (done.evals[0].folder / "scores.npz").unlink()
+    with pytest.raises(MissingArtifactError, match=r"no scores\.npz") as error:
+        html.run(html.ReportRequest(**places))
+    assert error.value.hint.startswith("vad eval --new --run ")

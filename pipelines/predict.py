@@ -42,7 +42,7 @@ class PredictRequest:
         run: as in `vad eval --run`; None takes the latest run, or `motion-scalar` where there is none.
         out: where the results go; `./vad_predictions/<name>` unless given.
         threshold: a level of the smoothed score in place of the run's own.
-        off, min_s, cooldown_s: the rest of the alarm rule (`scoring.events.AlarmRule`).
+        low, min_s, cooldown_s: the rest of the alarm rule (`scoring.events.AlarmRule`).
         smooth: as in `vad eval --smooth`, in place of what the run's threshold was learnt with.
         video: also write the video with the score, the class and the method's heat map drawn on it.
         clips: a folder for a clip of each event, with a second before and after; none unless given.
@@ -53,7 +53,7 @@ class PredictRequest:
     run: str | None = None
     out: Path | None = None
     threshold: float | None = None
-    off: float | None = None
+    low: float | None = None
     min_s: float = 0.0
     cooldown_s: float = 0.0
     smooth: str | None = None
@@ -178,7 +178,7 @@ def _predict(one: Encoded, path: Path, scorer: Scorer, request: PredictRequest, 
     how = request.smooth or scorer.filter(fps)
     scores = smooth(frames.scores, parse_smooth(how))
     threshold, source = _threshold(scores, scorer, request.threshold)
-    rule = AlarmRule(on=threshold, off=request.off, min_s=request.min_s, cooldown_s=request.cooldown_s)
+    rule = AlarmRule(on=threshold, low=request.low, min_s=request.min_s, cooldown_s=request.cooldown_s)
     spans = find_events(scores, rule, fps)
     found = _events(spans, fps, _labels(frames.classes, scorer.classes))
     peak = int(scores.argmax())

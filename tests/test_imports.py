@@ -19,12 +19,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("pipelines.data",),
     ("pipelines.store",),
     ("pipelines.extraction", "pipelines.training", "pipelines.scoring", "pipelines.report"),
+    ("pipelines.live",),  # live detection: above scoring and extraction, which it puts together, below the stages
     (
         "pipelines.extract",
         "pipelines.train",
         "pipelines.evaluate",
         "pipelines.predict",
         "pipelines.plot",
+        "pipelines.watch",
+        "pipelines.calibrate",
         "pipelines.doctor",
         "pipelines.synthetic",
     ),
@@ -33,7 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("vadcli.commands",),
     ("vadcli.app", "vadcli.__main__"),
 )
-STRANGERS = (LAYERS[2], LAYERS[6])  # units of one layer that never import each other
+STRANGERS = (LAYERS[2], LAYERS[7])  # units of one layer that never import each other
 HEAVY = {"torch", "zarr", "pandas", "sklearn", "scipy", "transformers", "av", "decord", "matplotlib", "h5py"}
 
 

@@ -49,6 +49,8 @@ def _verb(name: str, panel: str, help: str, *, function: str = "") -> Verb:
 VERBS = (
     _verb("demo", START, "The whole job on videos that it draws itself; minutes, no download"),
     _verb("predict", START, "Your own video or folder: curve, events in seconds, csv, json"),
+    _verb("watch", START, "Live cameras, streams, growing files: events as they begin and end"),
+    _verb("calibrate", START, "A camera's threshold from footage in which nothing happens"),
     _verb("doctor", START, "Check versions, devices, decoders, weights, the cache's disk"),
     _verb("extract", WORK, "Videos -> features, once per dataset; does only what is missing"),
     _verb("train", WORK, "Features -> a run: weights, config, log"),
@@ -59,7 +61,6 @@ VERBS = (
     _verb("floors", LOOK, "What trivial scores reach: constant, random, video label, ..."),
     _group("plot", LOOK, "Figures for papers: curves, classes, ablations, inner stages, heat maps"),
     _verb("report", LOOK, "One self-contained HTML page of an evaluation"),
-    _verb("watch", LOOK, "Follow a running job"),
     _group("data", STORE, "Datasets: list, show, check the disk, init from your own folder"),
     _group("cache", STORE, "Features: list, show, verify, collect garbage, import"),
     _group("methods", STORE, "Methods: list and show"),

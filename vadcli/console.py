@@ -73,6 +73,11 @@ class Console:
         if self.mode is Mode.JSON:
             out(json.dumps({"schema": 1} | plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
+    def line(self, value: Mapping[str, Any]) -> None:
+        """One of many answers, in JSON mode: an object on a line of its own, written at once."""
+        if self.mode is Mode.JSON:
+            out(json.dumps(plain(value), ensure_ascii=False, allow_nan=False) + "\n")
+
     def note(self, message: str) -> None:
         """A line worth reading on stderr, not in quiet mode."""
         self.progress.note(message)

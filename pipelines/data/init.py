@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
 import os
 import re
 from collections import Counter
@@ -20,6 +21,7 @@ from pipelines.data.discovery import read_yaml
 from pipelines.data.ids import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_key, split_suffix
 from pipelines.data.schema import Part, parse
 from pipelines.errors import MissingArtifactError, UsageError, VadError
+from pipelines.records import NORMAL
 
 COLUMNS = ("video", "path", "label", "split", "group")
 EVENTS = ("video", "start_s", "end_s", "class")
@@ -28,6 +30,8 @@ _SPLIT_WORDS: dict[str, Part] = {
     "train": "train", "training": "train", "test": "test", "testing": "test", "val": "val", "valid": "val",
     "validation": "val",
 }  # fmt: skip
+EVENT_FILE, EVENT_CLIP = "event.json", "clip.mp4"  # of an event that `vad watch` kept
+FALSE_ALARM, TRUE_ALARM = "false-alarm", "true-alarm"  # empty files by which somebody says what an event was
 _CONTAINERS = ("videos", "video", "clips", "frames", "data")
 _NORMAL = re.compile(r"^(normal|no[-_ ]?[a-z]+|non[-_ ]?[a-z]+|negative|background|regular|usual)", re.IGNORECASE)
 
@@ -56,6 +60,7 @@ class _Found:
     path: str
     label: str
     split: str
+    group: str = ""
 
 
 def init(
@@ -64,7 +69,9 @@ def init(
     """Write an entry for the videos of `folder` and a csv to fill in; run again, it adds only what is new.
 
     Class folders (`fight/`, `normal/`) become labels and `train/`, `test/`, `val/` folders splits; otherwise the
-    columns are left to fill in, with a draft of the split. Rows and entries that exist are never changed.
+    columns are left to fill in, with a draft of the split. Rows and entries that exist are never changed. Of the
+    events that `vad watch` kept, those with a file `false-alarm` are normal videos, those with `true-alarm` have the
+    event's class, and the others are left out.
 
     Args:
         folder: footage: video files, or folders of images, at any depth.
@@ -109,16 +116,40 @@ def scan(folder: Path) -> tuple[list[_Found], str, list[str]]:
     notes: list[str] = []
     videos: list[Path] = []
     frames: list[Path] = []
+    events: list[Path] = []
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         shown = [name for name in files if not name.startswith(".")]
+        if EVENT_FILE in shown and EVENT_CLIP in shown:
+            events.append(Path(place))
+            continue
         videos += [Path(place, name) for name in shown if Path(name).suffix.lower() in VIDEO_SUFFIXES]
         if sum(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in shown) > 1 and Path(place) != folder:
             frames.append(Path(place))
     if videos and frames:
         notes.append(f"{len(frames)} folders of images were left out; the entry is for the {len(videos)} video files")
     chosen = sorted(videos or frames, key=lambda path: natural_key(path.as_posix()))
-    return [_describe(path.relative_to(folder)) for path in chosen], "video" if videos else "frames", notes
+    marked = [found for place in sorted(events) if (found := _event(place, folder)) is not None]
+    if len(events) > len(marked):
+        notes.append(
+            f"{len(events) - len(marked)} of {len(events)} events of vad watch are left out: nobody said what they were "
+            f"(an empty file {FALSE_ALARM} or {TRUE_ALARM} beside their clip does)"
+        )
+    media = "video" if videos or events else "frames"
+    return [*(_describe(path.relative_to(folder)) for path in chosen), *marked], media, notes
+
+
+def _event(place: Path, folder: Path) -> _Found | None:
+    """A kept event as a video of its camera's group; None where nobody said what it was."""
+    path = (place / EVENT_CLIP).relative_to(folder).as_posix()
+    try:
+        event = json.loads((place / EVENT_FILE).read_text(encoding="utf-8"))
+        camera, label = str(event["camera"]), str(event.get("class") or "anomaly")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UsageError(f"{place / EVENT_FILE} is not an event of vad watch: {error}") from error
+    if (place / FALSE_ALARM).exists():
+        return _Found(path, NORMAL, "", camera)
+    return _Found(path, label, "", camera) if (place / TRUE_ALARM).exists() else None
 
 
 def _describe(path: Path) -> _Found:
@@ -237,6 +268,7 @@ def merge_csv(path: Path, found: Sequence[_Found], folder: Path) -> tuple[int, i
     drafts = _splits(found)
     for item in new:
         row = {"video": names[item.path], "path": item.path, "label": item.label, "split": drafts[item.path]}
+        row["group"] = item.group
         writer.writerow({key: row.get(key, "") for key in writer.fieldnames})
     path.parent.mkdir(parents=True, exist_ok=True)
     joint = "" if not before or before.endswith("\n") else "\n"

@@ -174,6 +174,12 @@ class Method(nn.Module, ABC):
         }
 
 
+def live_clips_of(module: Any) -> int | None:
+    """What the method of a method file declares as `live_clips`, without building it."""
+    classes = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
+    return next((one.live_clips for one in classes if issubclass(one, Method)), None)
+
+
 def stream_slice(shape: Shape, prefix: str, *, method: str) -> slice:
     """The slice of D that the stream `prefix` (an encoder name, or its part before the colon) fills.
 

@@ -14,24 +14,24 @@ from pipelines.metrics.operating import MERGE_S
 class AlarmRule:
     """When frame scores make an event.
 
-    It begins at a frame whose score is above `on` and goes on while scores are above `off` (`on` unless given); gaps
+    It begins at a frame whose score is above `on` and goes on while scores are above `low` (`on` unless given); gaps
     below `merge_s` seconds do not end it. One shorter than `min_s` is none, and after an end nothing begins for
     `cooldown_s`. With the defaults these are the alarms that `vad eval` counts, for scores strictly above `on`.
 
     Raises:
-        UsageError: `off` above `on`, negative seconds, or a level that is not a number.
+        UsageError: `low` above `on`, negative seconds, or a level that is not a number.
     """
 
     on: float
-    off: float | None = None
+    low: float | None = None
     min_s: float = 0.0
     merge_s: float = MERGE_S
     cooldown_s: float = 0.0
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.on) or (self.off is not None and not self.off <= self.on):
+        if not math.isfinite(self.on) or (self.low is not None and not self.low <= self.on):
             raise UsageError(
-                f"an event begins above {self.on} and ends below {self.off}: the second must not be higher"
+                f"an event begins above {self.on} and ends below {self.low}: the second must not be higher"
             )
         for name in ("min_s", "merge_s", "cooldown_s"):
             if not 0 <= getattr(self, name) < math.inf:
@@ -67,7 +67,7 @@ class EventFinder:
     """
 
     def __init__(self, rule: AlarmRule, fps: float | None, *, first: int = 0) -> None:
-        self._on, self._off = rule.on, rule.on if rule.off is None else rule.off
+        self._on, self._low = rule.on, rule.on if rule.low is None else rule.low
         rate = fps or 0.0
         self._merge = max(rule.merge_s * rate, 1.0)
         self._least = max(1, math.ceil(rule.min_s * rate - 1e-9))
@@ -102,7 +102,7 @@ class EventFinder:
             if not (score > self._on and frame >= self._cool_until):
                 return []
             self._start, self._peak = frame, score
-        elif score <= self._off:
+        elif score <= self._low:
             return self._close() if frame - self._last >= self._merge else []
         self._last, self._peak = frame, max(self._peak, score)
         if self._told or self._last + 1 - self._start < self._least:

@@ -174,3 +174,21 @@ def test_the_commands_say_what_to_type_next(footage: Path) -> None:
     assert parts == {"train": 10, "test": 4}
     unknown = vad("data", "show", "my-video", cwd=footage.parent)
     assert unknown.returncode == 2 and "did you mean 'my-videos'" in unknown.stderr
+
+
+def test_events_of_watch_are_normal_where_somebody_said_false_alarm(tmp_path):
+    """Three kept events of one camera: a false alarm, a true one, and one that nobody looked at."""
+    for name, mark, label in (("e1", "false-alarm", None), ("e2", "true-alarm", "fight"), ("e3", None, None)):
+        place = tmp_path / "events" / "door" / name
+        place.mkdir(parents=True)
+        (place / "clip.mp4").write_bytes(b"x")
+        (place / "snapshot.jpg").write_bytes(b"x")
+        (place / "event.json").write_text(json.dumps({"camera": "door", "class": label}))
+        if mark:
+            (place / mark).touch()
+    made = init(tmp_path / "events", manifest=tmp_path / "data_manifest.yaml")
+    assert [(row["path"], row["label"], row["group"]) for row in rows(made.videos_csv)] == [
+        ("door/e1/clip.mp4", "normal", "door"),
+        ("door/e2/clip.mp4", "fight", "door"),
+    ]
+    assert made.classes == ("normal", "fight") and "1 of 3 events of vad watch are left out" in made.notes[0]

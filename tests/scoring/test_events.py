@@ -24,7 +24,7 @@ def test_the_plain_rule_is_the_metrics_own(line, fps, merge_s):
 
 @given(LINES, st.integers(1, 7), st.floats(0, 2), st.floats(0, 3))
 def test_pieces_say_what_the_whole_says(line, size, min_s, cooldown_s):
-    rule = AlarmRule(on=0.7, off=0.2, min_s=min_s, merge_s=0.4, cooldown_s=cooldown_s)
+    rule = AlarmRule(on=0.7, low=0.2, min_s=min_s, merge_s=0.4, cooldown_s=cooldown_s)
     finder = EventFinder(rule, 5.0)
     changes = [c for at in range(0, len(line), size) for c in finder.push(line[at : at + size])] + finder.finish()
     assert [c.span for c in changes if not c.begins] == find_events(line, rule, 5.0)
@@ -38,7 +38,7 @@ def spans(line: list[float], **rule: float) -> list[tuple[int, int]]:
 def test_hysteresis_minimum_length_and_cooldown():
     line = [0, 1, 0.5, 0.5, 0, 0.5, 1, 1, 0, 1, 1, 1]
     assert spans(line) == [(1, 2), (6, 8), (9, 12)]
-    assert spans(line, off=0.4) == [(1, 4), (6, 8), (9, 12)]  # 0.5 keeps an event open and opens none
+    assert spans(line, low=0.4) == [(1, 4), (6, 8), (9, 12)]  # 0.5 keeps an event open and opens none
     assert spans(line, min_s=2) == [(6, 8), (9, 12)]
     assert spans(line, cooldown_s=5) == [(1, 2), (7, 8)]
     assert find_events(line, AlarmRule(on=0.7, merge_s=2), 1.0) == [Span(1, 2, 1), Span(6, 12, 1)]
@@ -54,7 +54,7 @@ def test_an_event_is_told_when_it_is_long_enough_and_again_when_it_is_over():
     assert not ends.begins and ends.span == Span(101, 103, 2) and finder.open is None
 
 
-@pytest.mark.parametrize("rule", [{"off": 0.9}, {"min_s": -1}, {"cooldown_s": float("nan")}, {"on": float("inf")}])
+@pytest.mark.parametrize("rule", [{"low": 0.9}, {"min_s": -1}, {"cooldown_s": float("nan")}, {"on": float("inf")}])
 def test_rules_without_sense_are_refused(rule):
     with pytest.raises(UsageError):
         AlarmRule(**{"on": 0.5} | rule)

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from pipelines.errors import UsageError
-from pipelines.scoring.smooth import Smooth, kernel, minmax, parse_smooth, smooth
+from pipelines.scoring.smooth import GrowingLine, Smooth, kernel, minmax, parse_smooth, reach, smooth
 
 
 @pytest.mark.parametrize(("edge", "mode"), [("reflect", "reflect"), ("nearest", "nearest"), ("zero", "constant")])
@@ -70,3 +70,20 @@ def test_parse_reads_kind_width_and_edge():
 def test_parse_refuses_what_it_does_not_know(text):
     with pytest.raises(UsageError):
         parse_smooth(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["none", "gaussian:3", "gaussian:0.4:nearest", "mean:4", "mean:7:renormalise", "median:5", "gaussian:9:zero"],
+)
+@pytest.mark.parametrize("pieces", [(1,) * 60, (8,) * 8, (50, 3, 1, 10), (2,)])
+def test_a_growing_line_settles_to_what_the_whole_line_gives(text, pieces):
+    rng = np.random.default_rng(0)
+    line, how = rng.normal(size=sum(pieces)), parse_smooth(text)
+    growing, found, at = GrowingLine(how), [], 0
+    for size in pieces:
+        found.append(growing.push(line[at : at + size]))
+        at += size
+        assert sum(map(len, found)) == max(0, at - reach(how))
+    found.append(growing.finish())
+    np.testing.assert_allclose(np.concatenate(found), smooth(line, how), rtol=1e-9, atol=1e-12)

@@ -61,6 +61,7 @@ def show(
     """
     from pipelines import catalog
     from pipelines.errors import UsageError
+    from pipelines.methods._base import live_clips_of
     from pipelines.recipe import resolve, suggest
     from pipelines.training.group import flat
 
@@ -75,6 +76,7 @@ def show(
     about = (module.__doc__ or "").strip()
     cost = _cost(module, config, encoder, clips, classes, device, precision) if complexity else None
     default = getattr(module, "DEFAULT_PRESET", None)
+    live = live_clips_of(module)
     console.json(
         {
             "name": module.NAME,
@@ -84,6 +86,7 @@ def show(
             "origin": origin,
             "presets": presets,
             "default_preset": default,
+            "live_clips": live,
             "results": results,
             "complexity": cost,
         }
@@ -91,7 +94,9 @@ def show(
     console.text(f"{module.NAME}: {about}\n")
     console.table("", ("key", "value", "from"), [(k, str(v), origin.get(k, "default")) for k, v in values.items()])
     marks = [f"{p} (taken unless named)" if p == default else p for p in presets]
-    console.text(f"\npresets: {', '.join(marks) or 'none'}\n")
+    seen = "each clip alone, a clip late" if live == 1 else f"the last {live or 'few dozen'} clips, a clip late"
+    console.text(f"\nlive (vad watch): sees {seen}; smoothing comes on top")
+    console.text(f"presets: {', '.join(marks) or 'none'}\n")
     if cost:
         console.table("cost of scoring one video", ("what", "value"), list(cost.items()))
         console.text()

@@ -31,9 +31,9 @@ def predict(
         float | None,
         typer.Option("--threshold", metavar="X", help="Events lie above this score; the run's 99 % unless given."),
     ] = None,
-    off: Annotated[
+    low: Annotated[
         float | None,
-        typer.Option("--off", metavar="X", help="An event goes on above this lower score; the threshold unless given."),
+        typer.Option("--low", metavar="X", help="An event goes on above this lower score; the threshold unless given."),
     ] = None,
     min_s: Annotated[float, typer.Option("--min-s", metavar="S", help="A shorter event is none.")] = 0.0,
     cooldown_s: Annotated[
@@ -72,7 +72,7 @@ def predict(
         run=run,
         out=out,
         threshold=threshold,
-        off=off,
+        low=low,
         min_s=min_s,
         cooldown_s=cooldown_s,
         video=video,

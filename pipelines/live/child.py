@@ -30,7 +30,8 @@ from pipelines.live.recorder import Recorder, hidden_by
 from pipelines.live.source import SourceLost, StreamReader
 from pipelines.video.readers import Resampled
 
-SLOTS = 4  # clips of one camera that wait for the scorer; then streams drop clips and files wait
+# Clips of one camera that may wait for the scorer. Then streams drop clips, and files, which need no room, wait.
+STREAM_SLOTS, FILE_SLOTS, MOST_BYTES = 8, 2, 96 << 20
 BEAT_S = 1.0
 
 
@@ -222,7 +223,8 @@ class ClipSink:
         self._bright = self._change = 0.0
 
     def _share(self, size: int) -> Arena:
-        layout = Layout(SLOTS, -(-size // PAGE) * PAGE)
+        slots = FILE_SLOTS if self._waits else max(2, min(STREAM_SLOTS, MOST_BYTES // size))
+        layout = Layout(slots, -(-size // PAGE) * PAGE)
         fd = anonymous_file(layout.total_bytes)
         self._link.send(kind="arena", slots=layout.slots, slot_bytes=layout.slot_bytes)
         send_handle(self._link.conn, fd, os.getppid())

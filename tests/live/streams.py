@@ -52,7 +52,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def serve(path: Path, port: int, *, speed: float = 8.0) -> subprocess.Popen[bytes]:
+def serve(path: Path, port: int, *, speed: float = 4.0) -> subprocess.Popen[bytes]:
     """ffmpeg waits for one reader, sends the file as a transport stream and ends."""
     return subprocess.Popen(
         ["ffmpeg", "-nostdin", "-loglevel", "error", "-readrate", str(speed), "-i", str(path), "-c", "copy", "-f",

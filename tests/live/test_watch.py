@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +26,7 @@ from pipelines.predict import run as predict
 from pipelines.scoring.scorer import load_scorer
 from pipelines.video.decode import read_frames
 from tests import media
-from tests.cli.process import start
+from tests.cli.process import start, vad
 from tests.live.streams import (
     THRESHOLD,
     calm,
@@ -35,6 +38,11 @@ from tests.live.streams import (
     wild,
 )
 
+README = dict(
+    re.findall(
+        r"<!-- readme: (\S+) -->\n```\w+\n(.*?)```", (Path(__file__).parents[2] / "README.md").read_text(), re.DOTALL
+    )
+)
 CLIP_S = 0.8  # 8 frames at 10 a second
 
 
@@ -294,3 +302,27 @@ def test_a_program_hears_of_every_event(first, tmp_path):
     assert heard == told and len(heard) == 4
     with pytest.raises(MissingArtifactError, match="there is no program 'no-such'"):
         watched(choose(str(first)), tmp_path / "w", on_event=("no-such",))
+
+
+def test_two_hours_of_one_camera_to_alarms_in_five_commands(tmp_path):
+    """The README's block as it stands, on two minutes instead of two hours; the live stream is a file that grows."""
+    for number in range(4):
+        (tmp_path / "hall").mkdir(exist_ok=True)
+        footage(tmp_path / "hall" / f"{number}.mp4", (calm, 300))
+        (tmp_path / "night").mkdir(exist_ok=True)
+    footage(tmp_path / "night" / "0.mp4", (partial(calm, seed=7), 600))
+    footage(tmp_path / "live.ts", (partial(calm, seed=9), 100), (wild, 30), (partial(calm, seed=9), 100))
+    (tmp_path / "cameras.yaml").write_text(README["cameras.yaml"])
+    commands = [shlex.split(line, comments=True) for line in README["five-commands"].splitlines()]
+    assert len(commands) == 5 and all(words[0] == "vad" for words in commands)
+    for words in commands:
+        done = vad(*words[1:], cwd=tmp_path, HALL_URL=str(tmp_path / "live.ts"), timeout=200)
+        assert done.returncode == 0, f"{words}\n{done.stderr}"
+    lines = [json.loads(line) for line in (tmp_path / "vad_watch" / "events.jsonl").read_text().splitlines()]
+    ((start_s, end_s),) = ends(lines, camera="hall")
+    assert abs(start_s - 10) < 2 and abs(end_s - 13) < 2
+    assert lines[0]["scorer"] != "motion-scalar"
+    (folder,) = (tmp_path / "vad_watch" / "events" / "hall").iterdir()
+    (folder / "false-alarm").touch()
+    done = vad("data", "init", "vad_watch/events", "--json", cwd=tmp_path)
+    assert done.returncode == 0 and "normal" in (tmp_path / "vad_watch" / "events" / "videos.csv").read_text()

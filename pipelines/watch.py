@@ -191,7 +191,7 @@ def plan(request: WatchRequest, *, progress: Progress = Silent()) -> list[dict[s
         levels = thresholds.levels_of(camera, live, calibrated, given=_given(request), fps=fps)
         rows.append({
             "camera": camera.name, "source": camera.shown, "fps": live.fps_of(camera), "masks": len(camera.masks),
-            "threshold": levels.rule.on, "threshold_source": levels.source, "delay_s": live.delay_s(fps),
+            "threshold": levels.rule.on, "threshold_source": levels.source, "delay_s": live.delay_s(fps) if live.fps_of(camera) else None,
             "recipe": live.recipe_id(camera, fps)[:16],
         })  # fmt: skip
     return rows

@@ -164,7 +164,7 @@ class Hub:
         if not anchors:
             return time.time()
         last, wall = next((anchor for anchor in anchors if anchor[0] >= frame), anchors[-1])
-        return wall - (last - frame) / self._rates[camera]
+        return min(wall - (last - frame) / self._rates[camera], time.time())
 
     def record(self, camera: str, id: str, path: Path, first: int) -> None:
         """Begin a clip with frame `first` of the current connection."""

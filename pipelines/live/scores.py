@@ -156,7 +156,7 @@ class ConnectionLine:
             clip_len=recipe.clip_len,
             crops=scorer.wanted[0].recipe.crops,
         )
-        scores = scorer.score(Encoded(self._camera.name, arrays, facts, ()))
+        scores = scorer.score(Encoded(f"live:{self._camera.name}", arrays, facts, ()))
         score = float(scores.clips[:, -1].mean(dtype=np.float64))
         if scores.classes is None or scores.classes.shape[2] != len(scorer.classes) or len(scorer.classes) < 3:
             return score, None

@@ -40,6 +40,7 @@ class GMM(Method):
     """
 
     supervision = "one-class"
+    live_clips = 1
     empty: Tensor
 
     def __init__(self, config: Config, dim: int) -> None:

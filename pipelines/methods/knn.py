@@ -38,6 +38,7 @@ class KNN(Method):
     """
 
     supervision = "one-class"
+    live_clips = 1
     grown = tuple(f"nearest.{name}" for name in Nearest.grown)
     empty: Tensor
 

@@ -306,10 +306,10 @@ def test_a_program_hears_of_every_event(first, tmp_path):
 
 def test_two_hours_of_one_camera_to_alarms_in_five_commands(tmp_path):
     """The README's block as it stands, on two minutes instead of two hours; the live stream is a file that grows."""
+    for folder in ("hall/normal", "night"):
+        (tmp_path / folder).mkdir(parents=True)
     for number in range(4):
-        (tmp_path / "hall").mkdir(exist_ok=True)
-        footage(tmp_path / "hall" / f"{number}.mp4", (calm, 300))
-        (tmp_path / "night").mkdir(exist_ok=True)
+        footage(tmp_path / "hall" / "normal" / f"{number}.mp4", (partial(calm, seed=number), 300))
     footage(tmp_path / "night" / "0.mp4", (partial(calm, seed=7), 600))
     footage(tmp_path / "live.ts", (partial(calm, seed=9), 100), (wild, 30), (partial(calm, seed=9), 100))
     (tmp_path / "cameras.yaml").write_text(README["cameras.yaml"])
@@ -319,10 +319,9 @@ def test_two_hours_of_one_camera_to_alarms_in_five_commands(tmp_path):
         done = vad(*words[1:], cwd=tmp_path, HALL_URL=str(tmp_path / "live.ts"), timeout=200)
         assert done.returncode == 0, f"{words}\n{done.stderr}"
     lines = [json.loads(line) for line in (tmp_path / "vad_watch" / "events.jsonl").read_text().splitlines()]
-    ((start_s, end_s),) = ends(lines, camera="hall")
-    assert abs(start_s - 10) < 2 and abs(end_s - 13) < 2
+    storm = max((e for e in lines if e["type"] == "end"), key=lambda e: e["peak"])
+    assert storm["start_s"] < 11 and storm["end_s"] > 12 and storm["peak"] > 10 * storm["threshold"]
     assert lines[0]["scorer"] != "motion-scalar"
-    (folder,) = (tmp_path / "vad_watch" / "events" / "hall").iterdir()
-    (folder / "false-alarm").touch()
+    (Path(tmp_path, storm["folder"]) / "false-alarm").touch()
     done = vad("data", "init", "vad_watch/events", "--json", cwd=tmp_path)
     assert done.returncode == 0 and "normal" in (tmp_path / "vad_watch" / "events" / "videos.csv").read_text()

@@ -32,7 +32,9 @@ def test_alarms_that_merge_count_once():
     line = np.zeros(3600)
     line[[100, 101, 102, 103]] = (5, 1, 6, 1)
     line[[500, 900]] = (4, 3)
-    assert target_rate([(line, 1.0)], 2.0, AlarmRule(on=0.0, merge_s=3.0)).rule.on == 4.0  # 6 and 5 are one event above it
+    assert (
+        target_rate([(line, 1.0)], 2.0, AlarmRule(on=0.0, merge_s=3.0)).rule.on == 4.0
+    )  # 6 and 5 are one event above it
 
 
 def test_new_footage_alarms_as_often_as_was_asked_on_average():

@@ -39,8 +39,8 @@ def test_alarms_that_merge_count_once():
 
 def test_new_footage_alarms_as_often_as_was_asked_on_average():
     rng = np.random.default_rng(1)
-    realised = [count([bumps(rng, 4.0)], target_rate([bumps(rng, 4.0)], 2.0, PLAIN).rule) / 4.0 for _ in range(300)]
-    assert np.mean(realised) == pytest.approx(2.0, rel=0.1)
+    realised = [count([bumps(rng, 4.0)], target_rate([bumps(rng, 4.0)], 2.0, PLAIN).rule) / 4.0 for _ in range(60)]
+    assert np.mean(realised) == pytest.approx(2.0, rel=0.2)
 
 
 def test_footage_that_is_too_short_is_extrapolated_and_said_to_be():

@@ -59,6 +59,7 @@ class EvalRequest:
         against: a run, an evaluation or a score file for the paired bootstrap.
         again: "new" computes again what exists, beside it.
         command: the command line, for the record.
+        shard: (i, n) evaluates every n-th run of the group alone.
     """
 
     run: str | None = "latest"
@@ -88,6 +89,7 @@ class EvalRequest:
     cache_dir: str | None = None
     runs_dir: Path | None = None
     command: str = ""
+    shard: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,8 @@ def run(request: EvalRequest, *, progress: Progress = Silent()) -> EvalResult:
     """
     from pipelines.report import seeds
 
-    items = plan(request)
+    own, count = request.shard or (0, 1)
+    items = plan(request)[own::count]
     other = _other(request, items[0].dataset, progress) if request.against else None
     done = tuple(_evaluate(item, request, progress) for item in items)
     summary = seeds.summarise_settings([item.metrics for item in done], [item.folder for item in done])

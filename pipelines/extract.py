@@ -196,6 +196,24 @@ class _Listed:
         return list(self.videos)
 
 
+def prepare(planned: ExtractionPlan) -> None:
+    """What one process does before several extract: fetch and check the weights, make each artefact's folder once.
+
+    Raises:
+        MissingArtifactError: weights that are neither here nor can be fetched.
+        VerificationError: weights that are damaged.
+    """
+    from pipelines.encoders import _weights
+
+    work = [stream for stream in planned.streams if stream.todo or stream.missing]
+    for stream in work:
+        encoder = stream.choice.encoder
+        if stream.todo and encoder.weights is not None and stream.choice.weights == "published":
+            _weights.checked(_weights.require(encoder.weights, encoder.name), encoder.weights, encoder.name)
+    for stream in work:
+        _target(stream)
+
+
 class _Run:
     """One run: the stores, the loaded encoders, and the loop over the decoders' events."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from pipelines.training.checkpoint import shape_record
 from pipelines.training.choose import Choice, choose_features, last_dataset
 from pipelines.training.group import (
     Member,
+    claim_group,
     find_group,
     group_id,
     is_begun,
@@ -33,7 +34,6 @@ from pipelines.training.group import (
     new_group,
     place_of,
     split_sweep,
-    write_group,
     write_latest,
 )
 from pipelines.training.inputs import JoinedFeatures
@@ -54,7 +54,7 @@ class TrainRequest:
     `features` is an id, an encoder or `A+B`; `seeds` runs from `seed` on; `sets` are `key=value`, a comma makes a
     sweep; `pseudo` is a run or `clip[:variant]`, for methods that train on pseudo labels; `resume` insists on going on
     with a stopped run; `new` trains although the run exists; `anomalies` says what a one-class method makes of a training
-    list that holds some.
+    list that holds some; `shard` (i, n) trains every n-th run of the group alone.
     """
 
     method: str = "mil-rank"
@@ -78,6 +78,13 @@ class TrainRequest:
     cache_dir: str | Path | None = None
     runs_dir: str | Path | None = None
     manifest: Path | None = None
+    shard: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.shard is not None and self.new:
+            raise UsageError(
+                "--new makes a group of its own, so each of several tasks would make one", hint="leave out --new"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +167,15 @@ def run(request: TrainRequest, *, progress: Progress | None = None) -> TrainResu
             f"no stopped run of {planned.method} on {planned.dataset.name} with this configuration in {planned.group.parent}",
             hint="leave out --resume to start it (or `vad runs ls`)",
         )
-    write_group(planned.group, group_id(planned.members), planned.members)
+    again: Literal["find", "new"] = "new" if request.new else "find"
+    group = claim_group(planned.group, group_id(planned.members), planned.members, again=again)
+    planned = replace(planned, group=group)
+    own, count = request.shard or (0, 1)
     outcomes = []
     with stop_flag() as flag:
         for index, member in enumerate(planned.members):
-            outcomes.append(_one(planned, index, member, sink, flag))
+            if index % count == own:
+                outcomes.append(_one(planned, index, member, sink, flag))
     write_latest(planned.roots.runs, planned.group)
     return TrainResult(planned.group, tuple(outcomes), planned.assumed)
 
@@ -249,6 +260,11 @@ def plan(request: TrainRequest) -> TrainPlan:
         assumed=tuple(assumed),
         device=device,
     )
+
+
+def n_members(request: TrainRequest) -> int:
+    """How many runs the request means: settings of the sweep times seeds. Looks at nothing but the request."""
+    return request.seeds * len(split_sweep(request.sets)[1])
 
 
 def check(request: TrainRequest) -> None:

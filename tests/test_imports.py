@@ -32,7 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "pipelines.synthetic",
     ),
     ("pipelines.cluster", "pipelines.chain"),
-    ("vadcli.options", "vadcli.console"),
+    ("vadcli.options", "vadcli.console", "vadcli.cluster"),
     ("vadcli.commands",),
     ("vadcli.app", "vadcli.__main__"),
 )

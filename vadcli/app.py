@@ -223,14 +223,15 @@ def run(argv: Sequence[str]) -> int:
     """Run one command line and return its exit code."""
     arguments = _globals_first(argv)
     debug = "--debug" in arguments[:2]
-    previous = signal.signal(signal.SIGTERM, _stop)
+    previous = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGUSR2)}
     try:
         result = typer.main.get_command(app).main(args=arguments, prog_name=_program(), standalone_mode=False)
         return result if isinstance(result, int) else 0
     except BaseException as error:  # noqa: BLE001  the outermost frame: every error becomes a message and a code
         return _code_of(error, debug=debug)
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _program() -> str:

@@ -28,9 +28,7 @@ def _option(name: str, metavar: str | None, help: str, **more: Any) -> Any:
 class ClusterOptions:
     """What a user said about where and in how many parts a command runs."""
 
-    executor: Annotated[
-        Literal["local", "slurm"], _option("--executor", None, "Here, or as Slurm jobs.")
-    ] = "local"
+    executor: Annotated[Literal["local", "slurm"], _option("--executor", None, "Here, or as Slurm jobs.")] = "local"
     workers: Annotated[
         int | None,
         _option("--workers", "N", "local: processes at once, one a GPU; as many as GPUs unless given.", min=1),
@@ -44,14 +42,15 @@ class ClusterOptions:
     shards: Annotated[
         int | None, _option("--shards", "N", "slurm: tasks of the array; 4 for each that runs at once.", min=1)
     ] = None
-    array_parallelism: Annotated[
-        int | None, _option("--array-parallelism", "N", "slurm: tasks at once.", min=1)
-    ] = None
+    array_parallelism: Annotated[int | None, _option("--array-parallelism", "N", "slurm: tasks at once.", min=1)] = None
     partition: Annotated[str | None, _option("--partition", "NAME", "slurm: partition.")] = None
     gres: Annotated[str | None, _option("--gres", "gpu:1", "slurm: what each task needs.")] = None
     cpus_per_task: Annotated[int | None, _option("--cpus-per-task", "N", "slurm: cores.", min=1)] = None
     mem: Annotated[str | None, _option("--mem", "16G", "slurm: memory of a task.")] = None
-    timeout: Annotated[str, _option("--timeout", "4h", "slurm: limit of a task; it is requeued and goes on.")] = "4h"
+    timeout: Annotated[
+        str | None,
+        _option("--timeout", "4h", "slurm: limit of a task, which is requeued and goes on; 4h or the partition's."),
+    ] = None
     account: Annotated[str | None, _option("--account", "NAME", "slurm: who pays.")] = None
     qos: Annotated[str | None, _option("--qos", "NAME", "slurm: quality of service.")] = None
     constraint: Annotated[str | None, _option("--constraint", "X", "slurm: node features.")] = None
@@ -87,7 +86,7 @@ class ClusterOptions:
             gres=self.gres,
             cpus_per_task=self.cpus_per_task,
             mem=self.mem,
-            timeout_min=minutes(self.timeout),
+            timeout_min=minutes(self.timeout) if self.timeout else None,
             array_parallelism=self.array_parallelism or 256,
             account=self.account,
             qos=self.qos,
@@ -125,7 +124,8 @@ class ClusterOptions:
         """These options with a recipe step's own in place."""
         typed = {key.replace("-", "_"): value for key, value in own.items()}
         numbers = {"cpus_per_task", "array_parallelism", "shards"}
-        return replace(self, **{key: int(value) if key in numbers else value for key, value in typed.items()})
+        changes: dict[str, Any] = {key: int(value) if key in numbers else value for key, value in typed.items()}
+        return replace(self, **changes)
 
 
 NAMES = tuple(field.name for field in fields(ClusterOptions))
@@ -134,7 +134,12 @@ _HINTS = get_type_hints(ClusterOptions, include_extras=True)
 
 def clustered(command: Callable[..., None]) -> Callable[..., None]:
     """Give a verb the options of batch jobs: they reach it as one `cluster: ClusterOptions`."""
-    own = [p for p in inspect.signature(command).parameters.values() if p.name != "cluster"]
+    hints = {key: value for key, value in get_type_hints(command, include_extras=True).items() if key != "cluster"}
+    own = [
+        parameter.replace(annotation=hints[name])
+        for name, parameter in inspect.signature(command).parameters.items()
+        if name != "cluster"
+    ]
     added = [
         inspect.Parameter(
             field.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=field.default, annotation=_HINTS[field.name]
@@ -147,7 +152,6 @@ def clustered(command: Callable[..., None]) -> Callable[..., None]:
         cluster = ClusterOptions(**{name: given.pop(name) for name in NAMES})
         command(**given, cluster=cluster)
 
-    hints = {key: value for key, value in command.__annotations__.items() if key != "cluster"}
     wrapper.__annotations__ = hints | {name: _HINTS[name] for name in NAMES}
     wrapper.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
     return wrapper
@@ -231,7 +235,7 @@ def wait_for(console: Console, submitted: Submitted) -> JobStatus:
         seen = now
 
     try:
-        slurm.wait(jobs.ids_of(submitted.folder), each=each, told=console.warn)
+        slurm.wait(jobs.ids_of(submitted.folder), each=each)
     finally:
         console.progress.finish()
     return jobs.status(submitted.folder, {})
@@ -276,3 +280,63 @@ def lost_lines(status: JobStatus, most: int = 10) -> list[str]:
         for task in status.lost
     ]  # fmt: skip
     return lines[:most] + ([f"and {len(lines) - most} more"] if len(lines) > most else [])
+
+
+def command_plan(name: str, dataset: str | None, argv: list[str], count: int) -> Plan:
+    """A plan of `count` tasks that are shards of one command; a single task is the command itself."""
+    from pipelines.cluster.jobs import Plan, Task
+
+    def words(index: int) -> tuple[str, ...]:
+        return (*argv, "--num-shards", str(count), "--shard-id", str(index)) if count > 1 else tuple(argv)
+
+    return Plan(name=name, dataset=dataset, tasks=tuple(Task(words(index)) for index in range(count)))
+
+
+def in_parts(
+    console: Console, options: ClusterOptions, plan: Plan, runs: Path, *, mode: Literal["plan", "run"]
+) -> Literal["finish here", "over"]:
+    """Run a plan's tasks as Slurm jobs or as processes here; whether the caller finishes and answers in this process.
+
+    Raises:
+        VadError: tasks that ended without finishing; their logs are named.
+    """
+    from pipelines.errors import VadError
+
+    if options.executor == "slurm" and mode == "plan":
+        show_script(console, plan, options, runs, {})
+        return "over"
+    if options.executor == "local":
+        if mode == "run" and len(plan.tasks) > 1:
+            _processes(console, options.processes(), plan, runs)
+        return "finish here"
+    submitted = submit(console, runs, plan, options)
+    if not options.wait:
+        facts = {"submitted": submitted.job, "tasks": len(plan.tasks), "job_folder": submitted.folder}
+        console.json(facts)
+        console.text(submitted.job)
+        return "over"
+    status = wait_for(console, submitted)
+    if status.lost:
+        raise VadError(
+            f"{len(status.lost)} of {len(plan.tasks)} tasks did not finish:\n  " + "\n  ".join(lost_lines(status)),
+            hint="the same command goes on from there",
+        )
+    return "finish here"
+
+
+def _processes(console: Console, count: int, plan: Plan, runs: Path) -> None:
+    from pipelines.cluster import jobs, local
+    from pipelines.errors import VadError
+
+    folder = jobs.write(runs, plan)
+    logs = folder / jobs.LOGS
+    names = {f"{index:04d}": task.argv for index, task in enumerate(plan.tasks)}
+    console.note(f"{len(names)} tasks, {count} at once, logs: {logs}")
+    outcomes = local.run(
+        [local.Task(name) for name in names],
+        lambda name: local.Launch(names[name], log=logs / f"{name}.log"),
+        workers=count,
+    )
+    bad = [f"task {name}: exit {o.code}, {logs / name}.log" for name, o in outcomes.items() if o.state != "done"]
+    if bad:
+        raise VadError(f"{len(bad)} of {len(names)} tasks failed:\n  " + "\n  ".join(bad))

@@ -1,11 +1,11 @@
 """A submission on disk: what each task runs, where its log is, and how far it is. Reading it needs no torch and no numpy.
 
-    <runs>/jobs/<utc time>-<name>-<id6>/
-        plan.json           the tasks; the job array indexes them
-        shards/0007.txt     video ids of a task, which `vad extract --videos` reads
-        submitted.json      ids of the submitted jobs
-        logs/               stdout and stderr of every task, and the batch script
-        done/7              written by task 7 as its last act: its exit code
+<runs>/jobs/<utc time>-<name>-<id6>/
+    plan.json           the tasks; the job array indexes them
+    shards/0007.txt     video ids of a task, which `vad extract --videos` reads
+    submitted.json      ids of the submitted jobs
+    logs/               stdout and stderr of every task, and the batch script
+    done/7              written by task 7 as its last act: its exit code
 """
 
 from __future__ import annotations

@@ -160,12 +160,16 @@ def shard_index(num_shards: int, shard_id: int | None, environment: Mapping[str,
     variables = os.environ if environment is None else environment
     for name, first, step in SCHEDULERS:
         text = variables.get(name, "")
-        if not text.isdigit() or (name == "LSB_JOBINDEX" and text == "0"):  # SGE says "undefined", LSF 0, outside arrays
+        if not text.isdigit() or (
+            name == "LSB_JOBINDEX" and text == "0"
+        ):  # SGE says "undefined", LSF 0, outside arrays
             continue
         begin, stride = (_number(variables, key) for key in (first, step))
         index = (int(text) - (begin or 0)) // (stride or 1) if begin is not None else int(text)
         if not 0 <= index <= num_shards:
-            raise UsageError(f"{name}={text} does not fit --num-shards {num_shards}", hint="--shard-id says it directly")
+            raise UsageError(
+                f"{name}={text} does not fit --num-shards {num_shards}", hint="--shard-id says it directly"
+            )
         return index % num_shards
     raise UsageError(
         "--num-shards without --shard-id: no array variable is set here", hint=f"looked for {', '.join(n for n, _, _ in SCHEDULERS)}"

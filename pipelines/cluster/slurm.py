@@ -14,20 +14,32 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pipelines.cluster import jobs
+from pipelines.cluster.plan import minutes
 from pipelines.errors import MissingArtifactError, UsageError, VadError
 
 KEPT = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER"})  # where the cluster is, not which allocation this is
+DEFAULT_MIN = 240
 MAX_TIMEOUTS = 1000  # every time limit is a pause, not a failure; submitit gives up after three unless told
 COMMAND = (sys.executable, "-m", "vadcli")
 STOP_S = 60.0  # what a task gets to drop its video or save its state
 POLL_S = (2.0, 30.0)
 OFFLINE = {"HF_HUB_OFFLINE": "1"}  # weights were checked before submitting; a compute node has no internet
-NEVER = ("DependencyNeverSatisfied", "launch failed requeued held", "BadConstraints")
+NEVER = (  # reasons of pending jobs that do not pass by waiting
+    "DependencyNeverSatisfied",
+    "launch failed requeued held",
+    "BadConstraints",
+    "PartitionTimeLimit",
+    "PartitionNodeLimit",
+    "PartitionConfig",
+    "InvalidAccount",
+    "InvalidQOS",
+    "JobHeldAdmin",
+)
 PACKAGE_HINT = "pip install -c constraints.txt -e '.[slurm]'"
 
 
@@ -40,7 +52,7 @@ class Resources:
     gres: str | None = None
     cpus_per_task: int | None = None
     mem: str | None = None
-    timeout_min: int = 240
+    timeout_min: int | None = None
     array_parallelism: int = 256
     account: str | None = None
     qos: str | None = None
@@ -54,7 +66,7 @@ class Resources:
     def warning_s(self) -> int:
         """How long before the limit Slurm warns. The warning is inexact by up to a minute: a tenth of the limit, from
         half a minute to ten."""
-        return max(30, min(600, self.timeout_min * 6))
+        return max(30, min(600, (self.timeout_min or DEFAULT_MIN) * 6))
 
 
 class VadTask:
@@ -169,7 +181,11 @@ def submit_command(
         "kill-on-invalid-dep": "yes",
         "requeue": "",
     }
-    lines = [f"#SBATCH --{key}" + (f"={shlex.quote(value)}" if value else "") for key, value in options.items() if value is not None]
+    lines = [
+        f"#SBATCH --{key}" + (f"={shlex.quote(value)}" if value else "")
+        for key, value in options.items()
+        if value is not None
+    ]
     text = "\n".join(["#!/bin/bash", *lines, *resources.setup, shlex.join([*COMMAND, *argv])]) + "\n"
     script = folder / jobs.LOGS / f"{name}.sh"
     script.write_text(text, encoding="utf-8")
@@ -204,7 +220,7 @@ def queue_reasons(id: str) -> dict[int, tuple[str, str]] | None:
         return {} if "invalid job id" in done.stderr.lower() else None
     found = {}
     for line in done.stdout.splitlines():
-        index, state, reason = (line.strip().split("|", 2) + ["", ""])[:3]
+        index, state, reason = [*line.strip().split("|", 2), "", ""][:3]
         found[int(index) if index.isdigit() else 0] = (state, reason)
     return found
 
@@ -219,20 +235,18 @@ def wait(
     ids: Sequence[str],
     *,
     each: Callable[[], None] = lambda: None,
-    told: Callable[[str], None] = lambda message: None,
     poll_s: tuple[float, float] = POLL_S,
     patience: int = 20,
 ) -> None:
     """Return once Slurm has none of the jobs any more, however they ended: done, failed, cancelled, forgotten.
 
-    Asks the queue at growing intervals and twice in a row before it believes that nothing is left. Jobs that can never
-    start are told of and not waited for.
+    Asks the queue at growing intervals, and twice in a row before it believes that nothing is left.
 
     Raises:
-        VadError: the queue did not answer `patience` times in a row.
+        VadError: what is left can never start, or the queue did not answer `patience` times in a row.
     """
-    pause, empty, silent, said = poll_s[0], 0, 0, set[str]()
-    while empty < 2:
+    pause, empty, silent = poll_s[0], 0, 0
+    while True:
         states = [queue_reasons(id) for id in ids]
         if any(state is None for state in states):
             silent += 1
@@ -240,17 +254,56 @@ def wait(
                 raise VadError("squeue does not answer", hint="the jobs go on; `vad status` shows what is done")
         else:
             silent = 0
-            waiting = [task for state in states if state for task in state.values()]
-            stuck = {reason for _, reason in waiting if any(word in reason for word in NEVER)}
-            for reason in sorted(stuck - said):
-                told(f"a job cannot start: {reason} (scancel {' '.join(ids)})")
-            said |= stuck
-            left = [task for task in waiting if not any(word in task[1] for word in NEVER)]
+            left = [reason for state in states if state for _, reason in state.values()]
+            _refuse_stuck(left, ids)
             empty = 0 if left else empty + 1
         each()
-        if empty < 2:
-            time.sleep(poll_s[0] if empty else pause)
-            pause = min(poll_s[1], pause * 1.3)
+        if empty == 2:
+            return
+        time.sleep(poll_s[0] if empty else pause)
+        pause = min(poll_s[1], pause * 1.3)
+
+
+def _refuse_stuck(reasons: Sequence[str], ids: Sequence[str]) -> None:
+    """Raise where everything left waits for ever, itself or for a job that does."""
+    never = [reason for reason in reasons if any(word in reason for word in NEVER)]
+    if never and all(reason in never or reason == "Dependency" for reason in reasons):
+        raise VadError(
+            f"{len(reasons)} tasks of job {', '.join(ids)} cannot start: {', '.join(dict.fromkeys(never))}",
+            hint=f"scancel {' '.join(ids)}; then the same command with options that fit (sinfo shows limits)",
+        )
+
+
+def partition_limit(partition: str | None) -> tuple[str, int] | None:
+    """(name, minutes) of the longest job that a partition, or the default one, takes; None where that is not known."""
+    if shutil.which("sinfo") is None:
+        return None
+    done = _run(["sinfo", "-h", "-o", "%P|%l", *(("-p", partition) if partition else ())])
+    for line in done.stdout.splitlines():
+        name, _, limit = line.strip().partition("|")
+        if partition or name.endswith("*"):
+            try:
+                return name.rstrip("*"), minutes(limit)
+            except UsageError:
+                return None  # infinite
+    return None
+
+
+def fitted(resources: Resources) -> Resources:
+    """The resources with a time limit: the one asked for, else four hours or what the partition takes.
+
+    Raises:
+        UsageError: a longer limit than the partition takes: such a job would wait for ever.
+    """
+    limit = partition_limit(resources.partition)
+    if resources.timeout_min is None:
+        return replace(resources, timeout_min=min(DEFAULT_MIN, limit[1]) if limit else DEFAULT_MIN)
+    if limit and resources.timeout_min > limit[1]:
+        raise UsageError(
+            f"--timeout of {resources.timeout_min} minutes: the partition {limit[0]} takes {limit[1]} at most",
+            hint=f"--timeout {limit[1]}m: a task that reaches it is requeued and goes on",
+        )
+    return resources
 
 
 def cancel(ids: Iterable[str]) -> None:
@@ -278,6 +331,7 @@ def clean_environment() -> Iterator[None]:
 
 
 def _executor(folder: Path, resources: Resources, *, tasks: int, name: str) -> Any:
+    resources = fitted(resources)
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise MissingArtifactError(
             "there is no Slurm on this machine (sbatch, srun)", hint="run it on a login node, or --executor local"

@@ -35,7 +35,7 @@ def main(settings: dict[str, Any]) -> None:
     `settings`: descriptors `conn`, `life`, `control`; `parent` (its process id); `memory_mb`; `warm`, the decoders to import before the first job.
     """
     # The parent decides what a signal to the group means; a child that died of it would look like a crash.
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(name, signal.SIG_IGN)
     control = Control(settings["control"])
     _watch(settings["life"], settings["parent"], settings["memory_mb"])

@@ -1,4 +1,4 @@
-"""SIGTERM during a stage: stop soon, keep what is finished, exit 75."""
+"""SIGTERM (or SIGUSR2, a batch system's warning) during a stage: stop soon, keep what is finished, exit 75."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import FrameType
 
 from pipelines.errors import Stopped
 
-SIGNALS = (signal.SIGTERM,)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 
 
 class StopRequest:
@@ -29,7 +29,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Within the block SIGTERM raises Stopped in the main thread, at once and at every later `check`.
+    """Within the block SIGTERM and SIGUSR2 raise Stopped in the main thread, at once and at every later `check`.
 
     Raising at once ends a wait for a decoder; the flag covers a signal that lands where exceptions are swallowed.
     Outside the main thread no handler can be set, and the caller's own handling stays. Handlers are put back.

@@ -26,7 +26,8 @@ from pipelines.video.decode import decoders_for
 
 # The child imports this package from where the parent did, whatever its working directory holds.
 BOOTSTRAP = (
-    "import json, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+    "import json, signal, sys; "
+    "[signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)]; "
     "settings = json.loads(sys.argv[1]); sys.path[:] = settings['path']; "
     "from pipelines.extraction.child import main; main(settings)"
 )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipelines import artifacts
 from pipelines.errors import UsageError
@@ -117,6 +117,22 @@ def write_group(folder: Path, id: str, members: Sequence[Member]) -> None:
     data = {"schema": 1, "id": id, "seeds": sorted({e["seed"] for e in entries}), "sweep": swept, "members": entries}
     folder.mkdir(parents=True, exist_ok=True)
     artifacts.write_text(folder / GROUP, json.dumps(data, indent=2) + "\n")
+
+
+def claim_group(group: Path, id: str, members: Sequence[Member], *, again: Literal["find", "new"]) -> Path:
+    """Write group.json and return the group's folder: `group`, or the one that another process began meanwhile.
+
+    Several tasks may train members of one group at once: the first one's folder is everybody's.
+    """
+    group.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(group.parent / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        found = (find_group(group.parent, id) if again == "find" else None) or group
+        write_group(found, id, members)
+        return found
+    finally:
+        os.close(descriptor)
 
 
 def write_latest(runs: Path, folder: Path) -> None:

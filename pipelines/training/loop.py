@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class StopFlag:
-    """Set by SIGTERM or the first Ctrl-C; the loop saves and stops after the step that runs."""
+    """Set by SIGTERM, SIGUSR2 (a batch system's warning) or the first Ctrl-C; the loop saves and stops after the step that runs."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -59,7 +59,7 @@ def stop_flag() -> Iterator[StopFlag]:
     if threading.current_thread() is not threading.main_thread():
         yield flag
         return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)}
     try:
         yield flag
     finally:

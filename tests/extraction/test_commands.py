@@ -39,7 +39,7 @@ def vad(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
     return call
 
 
-EXTRACT = ("extract", "mine", "--encoder", "motion", "--clip-len", "8", "--workers", "1", "--device", "cpu")
+EXTRACT = ("extract", "mine", "--encoder", "motion", "--clip-len", "8", "--decoders", "1", "--device", "cpu")
 
 
 def store_of(place: Path) -> FeatureStore:

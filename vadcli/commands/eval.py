@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from vadcli.cluster import ClusterOptions, argv_of, clustered, command_plan, in_parts, places
 from vadcli.console import Console
 from vadcli.options import (
     CacheDirOption,
@@ -205,6 +206,7 @@ Curves = Annotated[
 NoPlots = Annotated[bool, typer.Option("--no-plots", help="No pictures.", rich_help_panel=OUTPUT)]
 
 
+@clustered
 def eval_(
     ctx: typer.Context,
     run: RunOption = "latest",
@@ -256,6 +258,8 @@ def eval_(
     runs_dir: RunsDirOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
+    *,
+    cluster: ClusterOptions,
 ) -> None:
     """Score a run on its test videos (or bring scores) and measure them; the result stands beside the run.
 
@@ -264,6 +268,7 @@ def eval_(
     vad eval --scores mine.npz --dataset ucf-crime  anybody's scores, no model needed
     """
     from pipelines.evaluate import EvalRequest, plan
+    from pipelines.evaluate import places as roots_of
     from pipelines.evaluate import run as evaluate
     from pipelines.scoring.protocol import Protocol
 
@@ -319,7 +324,21 @@ def eval_(
         cache_dir=cache_dir,
         runs_dir=runs_dir,
         command=shlex.join(["vad", *sys.argv[1:]]),
+        shard=cluster.index(),
     )
+    if request.shard is not None and request.shard[0] >= len(plan(request)):
+        console.text(f"shard {request.shard[0]} of {request.shard[1]}: no runs")
+        return
+    if request.shard is None and (cluster.executor == "slurm" or cluster.processes() > 1):
+        items = plan(request)
+        _, roots = roots_of(request)
+        argv = argv_of(ctx, drop=("cache_dir", "runs_dir", "manifest", "dry_run", "as_json"))
+        argv += places(roots.features, manifest and manifest.absolute(), roots.runs)
+        parts = command_plan("eval", items[0].dataset.name, argv, min(cluster.shards or len(items), len(items)))
+        left = new or any(item.existing is None for item in items)
+        mode: Literal["plan", "run"] = "plan" if dry_run else "run"
+        if left and in_parts(console, cluster, parts, roots.runs, mode=mode) == "over":
+            return
     if dry_run:
         _show_plan(console, plan(request))
         return

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict as asdict_of
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from vadcli.cluster import ClusterOptions, argv_of, clustered, lost_lines, places, show_script, submit, wait_for
 from vadcli.console import Console
 from vadcli.options import (
     CacheDirOption,
@@ -17,12 +20,12 @@ from vadcli.options import (
     JsonOption,
     ManifestOption,
     SetOption,
-    WorkersOption,
 )
 
 if TYPE_CHECKING:
+    from pipelines.cluster.jobs import JobStatus, Plan
     from pipelines.data.manifest import Dataset, Manifest
-    from pipelines.extract import ExtractResult
+    from pipelines.extract import ExtractRequest, ExtractResult
     from pipelines.extraction.forecast import Forecast
     from pipelines.extraction.plan import ExtractionPlan, StreamPlan
 
@@ -32,6 +35,7 @@ REDO = ("none", "failed", "all")
 BOXES = "Boxes, and features of what is in them"
 
 
+@clustered
 def extract(
     ctx: typer.Context,
     dataset: DatasetArgument,
@@ -117,7 +121,12 @@ def extract(
         Path | None, typer.Option("--videos", metavar="LIST", help="Only the ids in this text file, one a line.")
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="Only the first N videos.")] = None,
-    workers: WorkersOption = None,
+    decoders: Annotated[
+        int | None, typer.Option("--decoders", metavar="N", min=1, help="Decoder processes; one a core unless given.")
+    ] = None,
+    expect: Annotated[
+        str | None, typer.Option("--expect", metavar="ID,ID", help="Stop unless exactly these features would be made.")
+    ] = None,
     device: DeviceOption = "auto",
     stall: Annotated[
         float, typer.Option("--stall", metavar="SECONDS", min=1, help="A decoder without progress is killed after.")
@@ -130,16 +139,19 @@ def extract(
     manifest: ManifestOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
+    *,
+    cluster: ClusterOptions,
 ) -> None:
     """Extract features of a dataset; the same command again does only what is missing.
 
     Several encoders read one decode, and each makes an artefact of its own. Exit 3 when some videos failed (listed, and not tried
     again without --redo failed), 75 when stopped by a signal.
     """
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from pipelines import extract as stage
     from pipelines.artifacts import resolve_roots
+    from pipelines.cluster.extraction import expect as check_ids
     from pipelines.data.manifest import load
     from pipelines.errors import UsageError
     from pipelines.extraction.plan import Sampling
@@ -175,7 +187,7 @@ def extract(
         partial=_word("--partial", partial, ("fail", "keep")),
         videos=_ids(videos) if videos else None,
         limit=limit,
-        workers=workers,
+        workers=decoders,
         device=device,
         frames="lazy" if lazy else "store",
         weights="random" if random_weights else "published",
@@ -183,11 +195,34 @@ def extract(
         memory_mb=memory_mb,
     )
     planned = stage.make_plan(request)
+    part = cluster.index()
+    if part is not None:
+        request = replace(request, videos=_own_part(planned, *part), limit=None)
+        if not request.videos:
+            console.text(f"shard {part[0]} of {part[1]}: no videos")
+            return
+        planned = stage.make_plan(request)
+    if expect is not None:
+        check_ids(planned, expect.split(","))
     for stream in planned.streams if crops not in (None, "center") else ():
         if stream.choice.encoder.preprocess.crop_px is None:
             console.warn(f"{stream.recipe.encoder} sees whole frames: it has the centre crop only, not {crops}")
     if random_weights:
         console.warn("random weights: these features mean nothing and stand in artefacts of their own")
+    if cluster.executor == "slurm" or (part is None and cluster.processes() > 1 and len(planned.todo) > 1):
+        argv = argv_of(
+            ctx, drop=("videos", "limit", "expect", "precision", "cache_dir", "manifest", "dry_run", "as_json")
+        )
+        job = _Job(console, request, planned, cluster, [*argv, *places(roots.features, listed.path)], roots.runs)
+        if dry_run:
+            _show_job(job)
+            return
+        _show_plan(console.note, planned)
+        if cluster.executor == "slurm":
+            _on_slurm(job)
+            return
+        _in_processes(job)
+        planned = stage.make_plan(replace(request, redo="none"))
     if dry_run:
         console.progress.note(f"extracting parts of a few videos for {sample:g} s; --sample 0 leaves it out")
         cost = stage.predict_cost(request, planned, budget_s=sample) if planned.todo else None
@@ -199,7 +234,156 @@ def extract(
     _show_plan(console.note, planned)
     result = stage.run(request, progress=console.progress, planned=planned)
     _render(console, result)
-    result.raise_for_failures()
+    if part is None:
+        result.raise_for_failures()
+    elif result.failures:
+        console.warn(f"{len(result.failures)} videos failed; `vad status {dataset} --finalise` decides what that means")
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """An extraction that several processes do: what is asked, what is planned, and the words of each task."""
+
+    console: Console
+    request: ExtractRequest
+    planned: ExtractionPlan
+    cluster: ClusterOptions
+    argv: list[str]
+    runs: Path
+
+    def plan(self) -> Plan:
+        """The tasks; on Slurm without the videos that a submission of ours still has in the queue.
+
+        Raises:
+            UsageError: --redo all, which a requeued task would begin again and again.
+        """
+        from pipelines.cluster import jobs, slurm
+        from pipelines.cluster.extraction import job_plan
+        from pipelines.errors import UsageError
+
+        if self.request.redo == "all":
+            raise UsageError(
+                "--redo all does not go with several tasks: one that is repeated would begin again",
+                hint="`vad cache rm ID`, then extract as usual",
+            )
+        if self.cluster.executor == "local":
+            count = self.cluster.processes()
+            return job_plan(self.planned, self.argv, layers=self.request.layers, shards=count)
+        ids = [stream.id for stream in self.planned.streams]
+        queued = jobs.in_queue(self.runs, ids, slurm.queue)
+        if queued:
+            self.console.note(
+                f"{len(queued)} videos are in the queue already (job {', '.join(sorted(set(queued.values())))})"
+            )
+        return job_plan(
+            self.planned,
+            self.argv,
+            layers=self.request.layers,
+            shards=self.cluster.shards,
+            at_once=self.cluster.array_parallelism,
+            limit_s=60.0 * (slurm.fitted(self.cluster.resources()).timeout_min or 0),
+            queued=queued,
+        )
+
+
+def _own_part(planned: ExtractionPlan, index: int, count: int) -> tuple[str, ...]:
+    from pipelines.cluster.plan import by_size
+
+    sizes = {v.id: planned.stats[v.id].size if v.id in planned.stats else 0 for v in planned.videos}
+    return by_size(sizes, num_shards=count, index=index)
+
+
+def _show_job(job: _Job) -> None:
+    plan = job.plan()
+    _say_refused(job.console, plan)
+    if not plan.tasks:
+        job.console.json(_plan_json(job.planned) | {"tasks": [], "refused": plan.refused})
+        job.console.text("nothing to submit")
+    elif job.cluster.executor == "slurm":
+        show_script(job.console, plan, job.cluster, job.runs, _plan_json(job.planned))
+    else:
+        job.console.json(_plan_json(job.planned) | {"processes": [task.argv for task in plan.tasks]})
+        for task in plan.tasks:
+            job.console.text(f"{len(task.videos)} videos: vad {' '.join(task.argv)} --videos LIST")
+
+
+def _in_processes(job: _Job) -> None:
+    """Shards as processes on this machine, one GPU each where there are several; what one loses, the caller does."""
+    from pipelines import extract as stage
+    from pipelines.cluster import jobs, local
+    from pipelines.extraction.engine import available_cpus
+
+    stage.prepare(job.planned)
+    plan = job.plan()
+    count = job.cluster.processes()
+    folder = jobs.write(job.runs, plan)
+    own = () if "--decoders" in job.argv else ("--decoders", str(max(1, available_cpus() // count)))
+    tasks = {f"{index:04d}": task for index, task in enumerate(jobs.read(folder).tasks)}
+    job.console.note(f"{len(tasks)} processes, logs: {folder / jobs.LOGS}")
+    outcomes = local.run(
+        [local.Task(name) for name in tasks],
+        lambda name: local.Launch((*tasks[name].argv, *own, "--workers", "1"), log=folder / jobs.LOGS / f"{name}.log"),
+        workers=count,
+        accept=lambda name, code: code in (0, 3),
+    )
+    for name, outcome in outcomes.items():
+        if outcome.state != "done":
+            job.console.warn(f"process {name} left with {outcome.code}: {folder / jobs.LOGS / name}.log")
+
+
+def _on_slurm(job: _Job) -> None:
+    """Submit what is missing; with --wait stay, and answer as an extraction here would."""
+    from pipelines import extract as stage
+
+    console = job.console
+    plan = job.plan()
+    _say_refused(console, plan)
+    facts: dict[str, Any] = {"dataset": job.planned.dataset, "artifacts": [asdict_of(o) for o in plan.outputs]}
+    if not plan.tasks:
+        console.json(facts | {"submitted": None, "refused": plan.refused, "failures": _failed_before(job.planned)})
+        console.text("nothing to submit")
+        return
+    stage.prepare(job.planned)
+    submitted = submit(console, job.runs, plan, job.cluster)
+    facts |= {"submitted": submitted.job, "check": submitted.check, "job_folder": submitted.folder}
+    if not job.cluster.wait:
+        console.json(facts | {"tasks": len(plan.tasks), "refused": plan.refused})
+        console.text(submitted.job)
+        return
+    _answer(console, wait_for(console, submitted), facts)
+
+
+def _answer(console: Console, status: JobStatus, facts: dict[str, Any]) -> None:
+    """What the store holds after a submission is over.
+
+    Raises:
+        VadError: videos that nobody did (exit 1). PartialFailure: recorded failures (exit 3).
+    """
+    from pipelines.errors import PartialFailure, VadError
+
+    told = dict(status.failed) | dict(status.plan.refused)
+    console.json(facts | {"done": status.done, "failures": told, "missing": status.missing, "lost": lost_lines(status)})
+    console.text(f"{status.done} done, {len(status.failed)} failed, {len(status.missing)} missing")
+    if status.missing:
+        raise VadError(
+            f"{len(status.missing)} videos were not done:\n  " + "\n  ".join(lost_lines(status) or status.missing[:10]),
+            hint="the same command submits only these",
+        )
+    if told:
+        lines = [f"{video}: {reason}" for video, reason in sorted(told.items())][:20]
+        raise PartialFailure(
+            f"{len(told)} videos failed:\n  " + "\n  ".join(lines),
+            hint=f"the others are done; `vad extract {status.plan.dataset} --redo failed` tries these again",
+        )
+
+
+def _say_refused(console: Console, plan: Plan) -> None:
+    for video, reason in sorted(plan.refused.items()):
+        console.warn(f"{video} is left out: {reason}; a longer --timeout takes it")
+
+
+def _failed_before(planned: ExtractionPlan) -> dict[str, str]:
+    return {id: failure.reason for stream in planned.streams for id, failure in stream.failed.items()}
 
 
 def _captions(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
+from vadcli.cluster import ClusterOptions, argv_of, clustered, command_plan, in_parts, places
 from vadcli.console import Console
 from vadcli.options import (
     CONFIG,
@@ -35,6 +36,7 @@ METRICS = ("video-auc", "frame-auc")
 PRECISIONS = ("float32", "bf16")
 
 
+@clustered
 def train(
     ctx: typer.Context,
     dataset: Annotated[
@@ -103,6 +105,8 @@ def train(
     show_config: ShowConfigOption = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
+    *,
+    cluster: ClusterOptions,
 ) -> None:
     """Train a method on stored features. What is trained already is not trained again; a stopped run goes on.
 
@@ -140,7 +144,18 @@ def train(
         cache_dir=cache_dir,
         runs_dir=runs_dir,
         manifest=manifest,
+        shard=cluster.index(),
     )
+    count = stage.n_members(request)
+    if not show_config and request.shard is None and (cluster.executor == "slurm" or cluster.processes() > 1 < count):
+        planned = stage.plan(request)
+        left = planned.done.count(False)
+        argv = argv_of(ctx, drop=("cache_dir", "runs_dir", "manifest", "dry_run", "as_json"))
+        argv += places(planned.roots.features, manifest and manifest.absolute(), planned.roots.runs)
+        parts = command_plan(f"train-{planned.method}", planned.dataset.name, argv, min(cluster.shards or count, count))
+        mode: Literal["plan", "run"] = "plan" if dry_run else "run"
+        if left and in_parts(console, cluster, parts, planned.roots.runs, mode=mode) == "over":
+            return
     if show_config:
         _show_config(console, stage.plan(request))
     elif dry_run:

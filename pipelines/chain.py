@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pipelines import artifacts
 from pipelines.cluster import local
 from pipelines.errors import VadError
 from pipelines.progress import Progress, Silent
@@ -247,7 +248,7 @@ def run(request: RunRequest, *, progress: Progress = Silent()) -> RunResult:
 
     def ended(outcome: local.Outcome) -> None:
         launch = launches.get(outcome.name)
-        if launch is not None and launch.answer is not None:
+        if launch is not None:
             _keep(launch.answer, folder / "steps" / f"{outcome.name}.json", outcome)
         progress.note(f"[{outcome.name}] {_told(outcome, answer_of(folder, outcome.name))}")
 
@@ -290,11 +291,15 @@ def n_failed(answer: Path) -> int:
     return len(failures) if isinstance(failures, dict) else sys.maxsize
 
 
-def _keep(answer: Path, final: Path, outcome: local.Outcome) -> None:
-    if outcome.state == "done":
-        os.replace(answer, final)
+def _keep(answer: Path | None, final: Path, outcome: local.Outcome) -> None:
+    """Keep a finished step's answer, or a bare mark that it is done."""
+    if outcome.state != "done":
+        if answer is not None:
+            answer.unlink(missing_ok=True)
+    elif answer is None:
+        artifacts.write_text(final, '{"schema": 1}\n')
     else:
-        answer.unlink(missing_ok=True)
+        os.replace(answer, final)
 
 
 def _told(outcome: local.Outcome, answer: Mapping[str, Any] | None) -> str:

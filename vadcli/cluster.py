@@ -127,7 +127,19 @@ class ClusterOptions:
         changes: dict[str, Any] = {key: int(value) if key in numbers else value for key, value in typed.items()}
         return replace(self, **changes)
 
+    def words(self) -> list[str]:
+        """The Slurm options again as words, for a command that submits in this one's name."""
+        found: list[str] = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is None or field.name in OWN:
+                continue
+            option = "--" + field.name.replace("_", "-")
+            found += [f"{option}={one}" for one in (value if isinstance(value, list) else [value])]
+        return found
 
+
+OWN = ("executor", "workers", "num_shards", "shard_id", "wait", "max_failed")  # of the command that was typed
 NAMES = tuple(field.name for field in fields(ClusterOptions))
 _HINTS = get_type_hints(ClusterOptions, include_extras=True)
 

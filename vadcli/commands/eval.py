@@ -267,6 +267,8 @@ def eval_(
     vad eval --run mil-rank --metric auc,map-iou    another run, named metrics
     vad eval --scores mine.npz --dataset ucf-crime  anybody's scores, no model needed
     """
+    from dataclasses import replace
+
     from pipelines.evaluate import EvalRequest, plan
     from pipelines.evaluate import places as roots_of
     from pipelines.evaluate import run as evaluate
@@ -339,6 +341,7 @@ def eval_(
         mode: Literal["plan", "run"] = "plan" if dry_run else "run"
         if left and in_parts(console, cluster, parts, roots.runs, mode=mode) == "over":
             return
+        request = request if dry_run else replace(request, again="reuse")
     if dry_run:
         _show_plan(console, plan(request))
         return

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vadcli.cluster import ClusterOptions, clustered, lost_lines
 from vadcli.console import Console
 from vadcli.options import CacheDirOption, DryRunOption, JsonOption, ManifestOption, RunsDirOption
 
 if TYPE_CHECKING:
     from pipelines.chain import RunResult
+    from pipelines.cluster.jobs import JobStatus
     from pipelines.cluster.recipes import Recipe, Step
 
 PENDING = "answer-of-a-step"  # stands for `${step.key}` while a command is checked
@@ -26,6 +28,7 @@ def complete_recipe(incomplete: str) -> list[str]:
     return [name for name in ("ls", "show", *(p.stem for p in packaged())) if name.startswith(incomplete)]
 
 
+@clustered
 def run(
     ctx: typer.Context,
     what: Annotated[
@@ -43,15 +46,13 @@ def run(
     steps: Annotated[
         list[str] | None, typer.Option("--step", metavar="NAME", help="Only this step; repeat it.")
     ] = None,
-    workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Steps at once.")] = 1,
-    max_failed: Annotated[
-        int, typer.Option("--max-failed", metavar="N", min=0, help="Failed videos that an extraction may have.")
-    ] = 0,
     cache_dir: CacheDirOption = None,
     runs_dir: RunsDirOption = None,
     manifest: ManifestOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
+    *,
+    cluster: ClusterOptions,
 ) -> None:
     """Run a recipe's commands in order, each once what it needs is done; the same command again does only what is missing.
 
@@ -59,6 +60,7 @@ def run(
     vad run show main-job                        its variables, steps and commands
     vad run main-job --with dataset=cameras      with another value
     vad run ./mine.yaml --dry-run                the graph, every command checked, nothing run
+    vad run main-job --executor slurm --gres gpu:1 --timeout 4h     a chain of jobs; --workers N: N steps at once here
     """
     from pipelines.errors import UsageError
 
@@ -74,7 +76,11 @@ def run(
     if what == "show" or dry_run:
         _show(console, recipe, tuple(steps or ()))
         return
-    result = _here(console, recipe, tuple(steps or ()), workers, max_failed, (cache_dir, runs_dir, manifest))
+    places_given = (cache_dir, runs_dir, manifest)
+    if cluster.executor == "slurm":
+        _on_slurm(ctx, console, recipe, tuple(steps or ()), tuple(changes or ()), cluster, places_given)
+        return
+    result = _here(console, recipe, tuple(steps or ()), cluster, places_given)
     _render(console, result)
     result.raise_for_failures()
 
@@ -83,25 +89,96 @@ def _here(
     console: Console,
     recipe: Recipe,
     only: tuple[str, ...],
-    workers: int,
-    max_failed: int,
-    places: tuple[str | None, Path | None, Path | None],
+    cluster: ClusterOptions,
+    given: tuple[str | None, Path | None, Path | None],
 ) -> RunResult:
     from pipelines import chain
     from pipelines.artifacts import resolve_roots
+    from pipelines.errors import UsageError
     from vadcli.console import Mode
 
-    cache_dir, runs_dir, manifest = places
+    part = cluster.index()
+    if part is not None and len(only) != 1:
+        raise UsageError("--num-shards divides one step", hint="--step NAME")
     request = chain.RunRequest(
         recipe=recipe,
-        runs=resolve_roots(runs_dir=runs_dir).runs,
+        runs=resolve_roots(runs_dir=given[1]).runs,
         only=only,
-        workers=workers,
-        max_failed=max_failed,
-        environment=_environment(cache_dir, runs_dir, manifest),
+        workers=cluster.workers or 1,
+        max_failed=cluster.max_failed,
+        environment=_environment(*given),
+        extra=("--num-shards", str(part[1]), "--shard-id", str(part[0])) if part else (),
         answers="all" if console.mode is Mode.JSON else "needed",
     )
     return chain.run(request, progress=console.progress)
+
+
+def _on_slurm(
+    ctx: typer.Context,
+    console: Console,
+    recipe: Recipe,
+    only: tuple[str, ...],
+    changes: tuple[str, ...],
+    cluster: ClusterOptions,
+    given: tuple[str | None, Path | None, Path | None],
+) -> None:
+    """Submit the chain; with --wait stay until it is over and say how each step ended."""
+    from dataclasses import asdict
+
+    from pipelines import chain
+    from pipelines.artifacts import resolve_roots
+    from pipelines.cluster import chains, jobs, slurm
+
+    runs = resolve_roots(runs_dir=given[1]).runs
+    environment = _environment(*given)
+    named = {"VAD_CACHE": "--cache-dir", "VAD_MANIFEST": "--manifest"}
+    request = chains.ChainRequest(
+        recipe=recipe,
+        runs=runs,
+        state=chain.state_folder(recipe, runs),
+        words=lambda step: cluster.with_step(step.slurm).words(),
+        resources=lambda step: slurm.fitted(cluster.with_step(step.slurm).resources()),
+        tasks=lambda step: _n_tasks(ctx.find_root().command, step),
+        changes=changes,
+        only=only,
+        places=[
+            *(w for k, o in named.items() if k in environment for w in (o, environment[k])),
+            "--runs-dir",
+            str(runs),
+        ],
+        environment=environment | {"VAD_RUNS": str(runs)},
+        max_failed=cluster.max_failed,
+    )
+    submitted = chains.submit(request, told=console.note)
+    told = {step.name: asdict(step) for step in submitted}
+    if not cluster.wait or not any(step.job for step in submitted):
+        console.json({"recipe": recipe.name, "folder": request.state, "steps": told})
+        console.table("", ("step", "job", "folder"), [(s.name, s.job or "up to date", s.folder) for s in submitted])
+        return
+    slurm.wait([id for step in submitted if step.folder for id in jobs.ids_of(step.folder)])
+    found = chains.verdicts(submitted)
+    states = {n: "up to date" if n not in found else _ended(found[n]) for n in told}
+    console.json({"recipe": recipe.name, "folder": request.state, "steps": told, "states": states})
+    console.table("", ("step", "state", "folder"), [(s.name, states[s.name], s.folder) for s in submitted])
+    chains.raise_for_failures(found, lost_lines)
+
+
+def _ended(status: JobStatus) -> str:
+    if status.lost or status.missing:
+        return "not finished"
+    return f"done, {len(status.failed)} failed" if status.failed else "done"
+
+
+def _n_tasks(root: Any, step: Step) -> int:
+    """Runs that a training step makes, one task each; 1 for every other step."""
+    if step.argv[0] != "train":
+        return 1
+    from pipelines import train
+
+    given = _parsed(root, list(step.filled(dict.fromkeys(step.needs, _Pending()))))[1]
+    return train.n_members(
+        train.TrainRequest(seeds=given.get("seeds") or 1, sets=tuple(given.get("assignments") or ()))
+    )
 
 
 def _environment(cache_dir: str | None, runs_dir: Path | None, manifest: Path | None) -> dict[str, str]:

@@ -114,11 +114,12 @@ class ClusterOptions:
             raise UsageError("--num-shards makes this process one task; leave out --executor and --workers")
         return shard_index(self.num_shards, self.shard_id), self.num_shards
 
-    def processes(self) -> int:
-        """How many processes `--executor local` starts: --workers, else one a GPU."""
+    def processes(self, device: str) -> int:
+        """How many processes `--executor local` starts: --workers, else one a GPU where no device is named."""
         from pipelines.cluster.local import visible_gpus
 
-        return self.workers or max(1, len(visible_gpus()))
+        gpus = len(visible_gpus()) if device in ("auto", "cuda") else 1
+        return self.workers or max(1, gpus)
 
     def with_step(self, own: Mapping[str, str]) -> ClusterOptions:
         """These options with a recipe step's own in place."""
@@ -305,7 +306,7 @@ def command_plan(name: str, dataset: str | None, argv: list[str], count: int) ->
 
 
 def in_parts(
-    console: Console, options: ClusterOptions, plan: Plan, runs: Path, *, mode: Literal["plan", "run"]
+    console: Console, options: ClusterOptions, plan: Plan, runs: Path, *, device: str, mode: Literal["plan", "run"]
 ) -> Literal["finish here", "over"]:
     """Run a plan's tasks as Slurm jobs or as processes here; whether the caller finishes and answers in this process.
 
@@ -319,7 +320,7 @@ def in_parts(
         return "over"
     if options.executor == "local":
         if mode == "run" and len(plan.tasks) > 1:
-            _processes(console, options.processes(), plan, runs)
+            _processes(console, options.processes(device), plan, runs)
         return "finish here"
     submitted = submit(console, runs, plan, options)
     if not options.wait:

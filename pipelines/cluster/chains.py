@@ -109,7 +109,7 @@ def _submit_step(request: ChainRequest, step: Step, done: Mapping[str, StepJob],
     needed = [done[name] for name in step.needs if name in done]
     after = tuple(dict.fromkeys(job.last for job in needed if job.last))
     answer = request.state / "steps" / f"{step.name}.json"
-    if step.argv[0] == "extract" and not step.references and "--captions" not in step.argv:
+    if step.argv[0] == "extract" and not step.references and not {"--captions", "--boxes"} & set(step.argv):
         return _submit_extraction(request, step, after, answer)
     if not after and _is_settled(request, step, answer):
         return StepJob(step.name, None, None, None)

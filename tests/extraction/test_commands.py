@@ -199,7 +199,7 @@ def test_random_weights_make_an_artefact_of_their_own_and_say_so(place: Path, va
         "i3d",
         "--clip-len",
         "4",
-        "--workers",
+        "--decoders",
         "1",
         "--device",
         "cpu",

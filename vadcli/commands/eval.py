@@ -331,7 +331,7 @@ def eval_(
     if request.shard is not None and request.shard[0] >= len(plan(request)):
         console.text(f"shard {request.shard[0]} of {request.shard[1]}: no runs")
         return
-    if request.shard is None and (cluster.executor == "slurm" or cluster.processes() > 1):
+    if request.shard is None and (cluster.executor == "slurm" or cluster.processes(device) > 1):
         items = plan(request)
         _, roots = roots_of(request)
         argv = argv_of(ctx, drop=("cache_dir", "runs_dir", "manifest", "dry_run", "as_json"))
@@ -339,7 +339,7 @@ def eval_(
         parts = command_plan("eval", items[0].dataset.name, argv, min(cluster.shards or len(items), len(items)))
         left = new or any(item.existing is None for item in items)
         mode: Literal["plan", "run"] = "plan" if dry_run else "run"
-        if left and in_parts(console, cluster, parts, roots.runs, mode=mode) == "over":
+        if left and in_parts(console, cluster, parts, roots.runs, device=device, mode=mode) == "over":
             return
         request = request if dry_run else replace(request, again="reuse")
     if dry_run:

@@ -160,6 +160,11 @@ def extract(
     listed = load(manifest)
     chosen = _dataset(listed, dataset)
     roots = resolve_roots(cache_dir=cache_dir, manifest_cache_dir=listed.cache_dir)
+    if cluster.executor == "slurm" and (captions is not None or boxes is not None):
+        raise UsageError(
+            "--captions and --boxes are one task: --executor slurm does not divide them",
+            hint="a recipe with this step: vad run RECIPE --executor slurm",
+        )
     if captions is not None:
         _captions(console, chosen, captions, roots.features, like, text, mode="plan" if dry_run else "write")
         return
@@ -209,7 +214,7 @@ def extract(
             console.warn(f"{stream.recipe.encoder} sees whole frames: it has the centre crop only, not {crops}")
     if random_weights:
         console.warn("random weights: these features mean nothing and stand in artefacts of their own")
-    if cluster.executor == "slurm" or (part is None and cluster.processes() > 1 and len(planned.todo) > 1):
+    if cluster.executor == "slurm" or (part is None and cluster.processes(device) > 1 and len(planned.todo) > 1):
         argv = argv_of(
             ctx, drop=("videos", "limit", "expect", "precision", "cache_dir", "manifest", "dry_run", "as_json")
         )
@@ -267,7 +272,7 @@ class _Job:
                 hint="`vad cache rm ID`, then extract as usual",
             )
         if self.cluster.executor == "local":
-            count = self.cluster.processes()
+            count = self.cluster.processes(self.request.device)
             return job_plan(self.planned, self.argv, layers=self.request.layers, shards=count)
         ids = [stream.id for stream in self.planned.streams]
         queued = jobs.in_queue(self.runs, ids, slurm.queue)
@@ -315,7 +320,7 @@ def _in_processes(job: _Job) -> None:
 
     stage.prepare(job.planned)
     plan = job.plan()
-    count = job.cluster.processes()
+    count = job.cluster.processes(job.request.device)
     folder = jobs.write(job.runs, plan)
     own = () if "--decoders" in job.argv else ("--decoders", str(max(1, available_cpus() // count)))
     tasks = {f"{index:04d}": task for index, task in enumerate(jobs.read(folder).tasks)}

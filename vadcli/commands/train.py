@@ -147,14 +147,18 @@ def train(
         shard=cluster.index(),
     )
     count = stage.n_members(request)
-    if not show_config and request.shard is None and (cluster.executor == "slurm" or cluster.processes() > 1 < count):
+    if (
+        not show_config
+        and request.shard is None
+        and (cluster.executor == "slurm" or cluster.processes(device) > 1 < count)
+    ):
         planned = stage.plan(request)
         left = planned.done.count(False)
         argv = argv_of(ctx, drop=("cache_dir", "runs_dir", "manifest", "dry_run", "as_json"))
         argv += places(planned.roots.features, manifest and manifest.absolute(), planned.roots.runs)
         parts = command_plan(f"train-{planned.method}", planned.dataset.name, argv, min(cluster.shards or count, count))
         mode: Literal["plan", "run"] = "plan" if dry_run else "run"
-        if left and in_parts(console, cluster, parts, planned.roots.runs, mode=mode) == "over":
+        if left and in_parts(console, cluster, parts, planned.roots.runs, device=device, mode=mode) == "over":
             return
     if show_config:
         _show_config(console, stage.plan(request))

@@ -228,6 +228,32 @@ def _fsync(probe: Path) -> tuple[Status, str]:
     return "ok", "files and folders"
 
 
+def _lock(probe: Path) -> tuple[Status, str]:
+    import fcntl
+
+    with (probe / "locked").open("w") as first, (probe / "locked").open("w") as second:
+        fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return "ok", "a second holder is refused (on this machine; other nodes were not asked)"
+    return "fail", "two processes hold one lock"
+
+
+def _setgid(probe: Path) -> tuple[Status, str]:
+    shared = probe / "setgid"
+    shared.mkdir()
+    shared.chmod(0o2775)
+    (shared / "inside").mkdir()
+    inherits = bool((shared / "inside").stat().st_mode & stat.S_ISGID)
+    own = (
+        "" if probe.parent.stat().st_mode & stat.S_ISGID else "; the cache folder itself has no setgid bit (chmod g+s)"
+    )
+    if not inherits:
+        return "warn", "new folders do not inherit a folder's group"
+    return "ok", f"new folders inherit a folder's group{own}"
+
+
 def _memory_map(probe: Path) -> tuple[Status, str]:
     path = probe / "mapped"
     path.write_bytes(bytes(range(256)) * 64)
@@ -269,8 +295,14 @@ _PROBES: tuple[tuple[str, Callable[[Path], tuple[Status, str]], str], ...] = (
     ("rename onto a full folder", _rename, "use another file system: two writers would damage each other here"),
     ("replace a file", _replace, "use another file system"),
     ("fsync", _fsync, "a crash of the machine may lose what was just finished"),
+    (
+        "locks",
+        _lock,
+        "runs trained by several tasks need them: --runs-dir on a file system with flock (Lustre: -o flock)",
+    ),
     ("memory map", _memory_map, "training reads features by memory mapping: put the cache on a local disk"),
     ("group write", _group_write, "a group cannot share this cache for writing; read-only layers still work"),
+    ("setgid", _setgid, "a group's cache needs newgrp or a default ACL instead"),
     ("names", _names, "video ids that differ in case or accents only would collide"),
     ("inodes", _inodes, "ask for a larger quota of files, or `vad cache pack`"),
 )

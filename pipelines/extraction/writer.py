@@ -22,6 +22,7 @@ from pipelines.records import Failure, Video, VideoFacts
 from pipelines.store.features import FeatureStore
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @dataclass(slots=True)
@@ -163,11 +164,12 @@ def disk_errors(store: FeatureStore) -> Iterator[None]:
         yield
     except OSError as error:
         full = error.errno in FULL_DISK
+        closed = "; in a group's cache everybody needs umask 002 and setgid folders" if error.errno in CLOSED else ""
         raise VadError(
             f"{'the disk is full' if full else 'cannot write'}: {store.folder}: {error.strerror or error}",
             hint="finished videos are kept; make room or change --cache-dir, then the same command does the rest"
             if full
-            else "finished videos are kept; `vad doctor --cache-dir DIR` probes a cache folder",
+            else f"finished videos are kept{closed}; `vad doctor --cache-dir DIR` probes a cache folder",
         ) from error
 
 

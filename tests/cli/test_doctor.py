@@ -45,7 +45,10 @@ def test_missing_default_weights_fail_with_the_command(monkeypatch):
     assert found["clip:vit-b-16"].status == "note"
 
 
-@pytest.mark.parametrize("name", ["rename onto a full folder", "memory map", "fsync", "inodes", "group write", "names"])
+PROBES = ["rename onto a full folder", "memory map", "fsync", "locks", "inodes", "group write", "setgid", "names"]
+
+
+@pytest.mark.parametrize("name", PROBES)
 def test_the_file_system_probe_tries(name, tmp_path):
     assert {check.name: check.status for check in doctor.file_system(tmp_path)}[name] in ("ok", "warn")
 
@@ -70,3 +73,10 @@ def test_a_check_that_breaks_does_not_stop_the_others(monkeypatch):
     report = doctor.run(doctor.Request())
     assert [c.detail for c in report.checks if c.group == "devices"] == ["RuntimeError: no driver"]
     assert {c.group for c in report.checks} >= {"versions", "decoders", "weights", "space"}
+
+
+def test_locks_that_hold_nobody_back_fail(tmp_path, monkeypatch):
+    import fcntl
+
+    monkeypatch.setattr(fcntl, "flock", lambda handle, how: None)
+    assert {check.name: check.status for check in doctor.file_system(tmp_path)}["locks"] == "fail"

@@ -7,18 +7,18 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 SCRIPT = Path(__file__).with_name("cluster.sh")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
-NODES = int(os.environ.get("VAD_TEST_SLURM_NODES", "4"))
 
 
 def free_ports(count: int) -> int:
     """The first of `count` consecutive ports that nobody listens on; another session beside this one gets others."""
-    for first in range(20000 + (os.getpid() * 131) % 20000, 60000, count):
+    for first in range(20000 + (os.getpid() * 131) % 12000, 32700, count):  # below the range of outgoing connections
         held = []
         try:
             for port in range(first, first + count):
@@ -33,18 +33,17 @@ def free_ports(count: int) -> int:
     raise RuntimeError("no free ports")
 
 
-@pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder of a running cluster; SLURM_CONF names it. Always stopped at the end."""
+@contextmanager
+def running(root: Path, nodes: int) -> Iterator[Path]:
+    """A cluster below `root` while the block runs; SLURM_CONF names it. Always stopped at the end."""
     path = os.environ["PATH"] + ":/usr/sbin:/sbin"
     lacking = [name for name in PROGRAMS if shutil.which(name, path=path) is None]
     if lacking or os.geteuid() != 0:
         pytest.skip(f"no Slurm here: {', '.join(lacking) or 'not root'}")
-    root = tmp_path_factory.mktemp("slurm")
     before = os.environ.get("SLURM_CONF")
     try:
         started = subprocess.run(
-            [SCRIPT, "start", root, str(NODES), str(free_ports(NODES + 1))], capture_output=True, text=True, timeout=120
+            [SCRIPT, "start", root, str(nodes), str(free_ports(nodes + 1))], capture_output=True, text=True, timeout=120
         )
         assert started.returncode == 0, started.stderr
         os.environ["SLURM_CONF"] = str(root / "etc" / "slurm.conf")
@@ -54,3 +53,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         os.environ.pop("SLURM_CONF", None)
         if before is not None:
             os.environ["SLURM_CONF"] = before
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a running cluster of four nodes."""
+    with running(tmp_path_factory.mktemp("slurm"), 4) as root:
+        yield root

@@ -77,10 +77,10 @@ def test_an_array_over_clips_with_a_corrupt_one(clips: Path) -> None:
 
 
 def test_a_preempted_extraction_is_complete_and_nothing_is_done_twice(tmp_path: Path, cluster: Path) -> None:
-    folder = world.make(tmp_path, videos=6, n_frames=24)
+    folder = world.make(tmp_path, videos=6, n_frames=64)
     encoder = world.slow_encoder(folder)
     front = start(
-        *("extract", "mine", "--encoder", encoder, "--clip-len", "8", "--device", "cpu", "--set", "pause=1.5"),
+        *("extract", "mine", "--encoder", encoder, "--clip-len", "8", "--device", "cpu", "--set", "pause=2"),
         *(*SLURM, "--shards", "1", "--decoders", "1", "--wait", "--json"),
         cwd=folder,
     )

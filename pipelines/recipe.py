@@ -68,16 +68,16 @@ def read_config_file(path: Path) -> dict[str, Any]:
 
 
 def resolve(cls: type[C], layers: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[C, dict[str, str]]:
-    """The config from named layers, later ones winning, and which layer each leaf came from.
+    """The config from named layers, later ones winning leaf by leaf, and which layer each leaf came from.
 
     Args:
-        cls: the configuration class; its defaults are the layer "default".
+        cls: the configuration class; its defaults are the layer "default", those of its nested configs included.
         layers: for example `[("preset ucf-crime", {...}), ("--config", {...}), ("--set", {...})]`, nested dicts.
 
     Raises:
         UsageError: all wrong keys and values at once, an unknown key with the nearest known one.
     """
-    merged: dict[str, Any] = {}
+    merged = _nested_defaults(cls)
     origin: dict[str, str] = {}
     for name, layer in layers:
         for path, value in _leaves(layer):
@@ -90,6 +90,12 @@ def resolve(cls: type[C], layers: Sequence[tuple[str, Mapping[str, Any]]]) -> tu
     for path, _ in _leaves(config.model_dump()):
         origin.setdefault(".".join(path), "default")
     return config, origin
+
+
+def _nested_defaults(cls: type[BaseModel]) -> dict[str, Any]:
+    """The nested configs that `cls` gives as defaults, as dicts to merge into: a method's `optim` is not the class's own."""
+    fields = {name: info.default for name, info in cls.model_fields.items()}
+    return {name: value.model_dump() for name, value in fields.items() if isinstance(value, BaseModel)}
 
 
 def leaf_keys(cls: type[BaseModel], prefix: str = "") -> list[str]:

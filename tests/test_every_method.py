@@ -7,8 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipelines import catalog
+from pipelines.methods import _blocks
 from pipelines.methods._base import DataConfig, Method, Resources, Shape
 from pipelines.recipe import leaf_keys, resolve
 from pipelines.records import Bag, Scores, VideoFacts
@@ -118,6 +120,33 @@ def test_scoring_twice_and_building_twice_give_the_same(name):
     first = scored(method, values).clips
     np.testing.assert_array_equal(first, scored(method, values).clips)
     np.testing.assert_array_equal(first, scored(made(name), values).clips)
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the largest tensor that any operation gave, in elements."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = func(*args, **(kwargs or {}))
+        for one in given if isinstance(given, (tuple, list)) else (given,):
+            if isinstance(one, torch.Tensor):
+                self.numel = max(self.numel, one.untyped_storage().nbytes() // one.element_size())
+        return given
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_long_video_never_needs_a_clip_by_clip_matrix(name, monkeypatch):
+    """By shape: the largest tensor of scoring T clips is below T x T / 2; rows of such matrices are made in blocks."""
+    monkeypatch.setattr(_blocks, "BLOCK", 256)
+    clips = 1500
+    values = np.random.default_rng(0).normal(size=(clips, 1, DIM))
+    method = made(name)
+    with Largest() as seen:
+        scored(method, values)
+    assert 0 < seen.numel < clips**2 / 2
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -224,6 +224,14 @@ def masked_topk_mean(values: Tensor, mask: Tensor, k: Tensor) -> Tensor:
     return mean.squeeze(-1) if squeeze else mean
 
 
+def top_count(lengths: Tensor, top: float) -> Tensor:
+    """How many clips a video's score is the mean of: `top` of them, or that share of the valid length when below 1,
+    rounded up; at least 1 and at most the length. lengths (B,) int -> (B,) int.
+    """
+    count = torch.ceil(lengths * top - 1e-6).long() if top < 1 else torch.full_like(lengths, int(top))
+    return count.clamp(min=1).minimum(lengths)
+
+
 def one_video(bags: Callable[[], Iterable[Bag]]) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """(video id, (K*T, D) float32) of every bag, for closed-form methods."""
     for bag in bags():

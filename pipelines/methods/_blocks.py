@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,9 @@ from pipelines.errors import MissingArtifactError, UsageError
 from pipelines.methods._base import Resources
 from pipelines.recipe import Config
 from pipelines.records import Bag
+
+ALL = slice(None)
+BLOCK = 1024  # rows of an (S, S) matrix that exist at a time when a long video is scored
 
 
 class LgtConfig(Config):
@@ -51,7 +55,8 @@ class Attention(nn.Module):
     """Multi-head self-attention with the parameters of torch's MultiheadAttention (in_proj, out_proj).
 
     `window` > 0 attends inside non-overlapping blocks of that many positions, by reshaping, so its cost is linear in
-    S. A query whose keys are all masked attends to itself alone, so no row is ever NaN.
+    S. A query in a block whose keys are all masked attends to itself alone, so no row is ever NaN; without windows each
+    row needs a valid key, and no (S, S) mask is made.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -79,10 +84,10 @@ class Attention(nn.Module):
         def split(t: Tensor) -> Tensor:  # (B, S, D) -> (B*n, heads, block, D/heads)
             return t.reshape(b * n, block, self.heads, d // self.heads).transpose(1, 2)
 
-        mask = None
-        if keys is not None or allowed is not None:
+        mask = None if keys is None else keys.reshape(b * n, 1, 1, block)
+        if allowed is not None or (window and mask is not None):  # blocks that may hold no valid key
+            open_ = x.new_ones(1, 1, 1, block, dtype=torch.bool) if mask is None else mask
             eye = torch.eye(block, dtype=torch.bool, device=x.device)
-            open_ = x.new_ones(1, 1, 1, block, dtype=torch.bool) if keys is None else keys.reshape(b * n, 1, 1, block)
             mask = (open_ if allowed is None else open_ & allowed) | eye  # (B*n or 1, 1, block, block)
         y = F.scaled_dot_product_attention(split(q), split(k), split(v), attn_mask=mask)
         return self.out_proj(y.transpose(1, 2).reshape(b, s + pad, d)[:, :s])  # type: ignore[no-any-return]
@@ -139,38 +144,61 @@ class GraphConv(nn.Module):
         nn.init.xavier_uniform_(self.weight)
         self.residual = None if width == out else nn.Conv1d(width, out, kernel_size=5, padding=2)
 
-    def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
+    def forward(self, x: Tensor, adjacency: Tensor | RowBlocks) -> Tensor:
         """x (B, S, D), adjacency (B or 1, S, S) -> (B, S, out)."""
         skip = x if self.residual is None else self.residual(x.transpose(1, 2)).transpose(1, 2)
-        return torch.matmul(adjacency, x @ self.weight) + skip
+        return adjacency @ (x @ self.weight) + skip
 
 
-def similarity_adjacency(x: Tensor, mask: Tensor, *, threshold: float = 0.7) -> Tensor:
+class RowBlocks:
+    """A matrix (..., S, S) whose product with (..., S, C) is all that is wanted: for a long video no more than BLOCK of
+    its rows exist at a time.
+
+    Args:
+        rows: makes the rows of a slice, (..., r, S).
+        size: S. Up to BLOCK the matrix is made once and kept.
+    """
+
+    def __init__(self, rows: Callable[[slice], Tensor], size: int) -> None:
+        self.rows, self.size = rows, size
+        self.whole = rows(ALL) if size <= BLOCK else None
+
+    def __matmul__(self, y: Tensor) -> Tensor:
+        if self.whole is not None:
+            return self.whole @ y
+        parts = (self.rows(slice(at, at + BLOCK)) @ y for at in range(0, self.size, BLOCK))
+        return torch.cat(list(parts), dim=-2)
+
+
+def similarity_adjacency(x: Tensor, mask: Tensor, rows: slice = ALL, *, threshold: float = 0.7) -> Tensor:
     """Cosine of clips, values up to `threshold` set to 0, softmax over the valid clips of each row [code] VadCLIP.
 
-    x (B, S, D), mask (B, S) bool -> (B, S, S) with zero rows and columns outside the valid block.
+    x (B, S, D), mask (B, S) bool -> (B, S or the `rows` of it, S), zero outside the valid block.
     """
     unit = F.normalize(x, dim=-1, eps=1e-6)
-    cosine = unit @ unit.transpose(1, 2)  # (B, S, S)
+    cosine = unit[:, rows] @ unit.transpose(1, 2)
     kept = torch.where(cosine > threshold, cosine, torch.zeros_like(cosine))
     weights = kept.masked_fill(~mask.unsqueeze(1), float("-inf")).softmax(-1)
-    return torch.where(mask.unsqueeze(2), weights, torch.zeros_like(weights)).nan_to_num(0.0)
+    return torch.where(mask[:, rows].unsqueeze(2), weights, torch.zeros_like(weights)).nan_to_num(0.0)
 
 
-def distance_adjacency(s: int, form: Literal["code", "paper"], like: Tensor, mask: Tensor | None) -> Tensor:
-    """exp(-|i-j|/e), raw (`code`), or the row softmax of -|i-j| (`paper`) -> (B or 1, S, S).
+def distance_adjacency(
+    s: int, form: Literal["code", "paper"], like: Tensor, mask: Tensor | None, rows: slice = ALL
+) -> Tensor:
+    """exp(-|i-j|/e), raw (`code`), or the row softmax of -|i-j| (`paper`) -> (B or 1, S or the `rows` of it, S).
 
     A mask (B, S) zeroes padded rows and columns (before the softmax in `paper`).
     """
     index = torch.arange(s, device=like.device, dtype=torch.float32)
-    distance = (index[:, None] - index[None, :]).abs()
+    distance = (index[rows, None] - index[None, :]).abs()
     if form == "code":
         base = torch.exp(-distance / math.e).to(like.dtype).unsqueeze(0)
-        return base if mask is None else base * mask.unsqueeze(1) * mask.unsqueeze(2)
+        return base if mask is None else base * mask.unsqueeze(1) * mask[:, rows].unsqueeze(2)
     logits = (-distance).to(like.dtype).unsqueeze(0)
     if mask is None:
         return logits.softmax(-1)
-    return (logits.masked_fill(~mask.unsqueeze(1), float("-inf")).softmax(-1) * mask.unsqueeze(2)).nan_to_num(0.0)
+    weights = logits.masked_fill(~mask.unsqueeze(1), float("-inf")).softmax(-1)
+    return (weights * mask[:, rows].unsqueeze(2)).nan_to_num(0.0)
 
 
 def shared_window(s: int, window: int, device: torch.device) -> Tensor:
@@ -240,15 +268,27 @@ class GlobalPart(nn.Module):
 
 
 class Lgt(nn.Module):
-    """The local and global temporal adapter: x (B, S, D), mask (B, S) -> (B, S, D)."""
+    """The local and global temporal adapter: x (B, S, D), mask (B, S) -> (B, S, D).
+
+    With `mask: code` a short video is filled up with zeros to `max_clips`, since there padding takes part.
+    """
 
     def __init__(self, width: int, config: LgtConfig) -> None:
         super().__init__()
+        self.config = config
         self.local_part = LocalPart(width, config)
         self.global_part = GlobalPart(width, config)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        return self.global_part(self.local_part(x, mask), mask)  # type: ignore[no-any-return]
+        s = x.shape[1]
+        x, mask = public_padding(x, mask, self.config)
+        return self.global_part(self.local_part(x, mask), mask)[:, :s]  # type: ignore[no-any-return]
+
+
+def public_padding(x: Tensor, mask: Tensor, config: LgtConfig) -> tuple[Tensor, Tensor]:
+    """x (B, S, D) and mask (B, S) filled up to `max_clips` where padding takes part (`mask: code`), else as they are."""
+    room = config.max_clips - x.shape[1] if config.mask == "code" else 0
+    return (F.pad(x, (0, 0, 0, room)), F.pad(mask, (0, room))) if room > 0 else (x, mask)
 
 
 class Axial(nn.Module):
@@ -292,6 +332,29 @@ class Identity(nn.Module):
 
 
 Trunk = Literal["lgt", "transformer", "gcn", "axial", "ta", "none"]
+
+
+def check_lengths(kind: Trunk, config: LgtConfig, *, size: int, top: float = 1) -> None:
+    """Refuse a data.size that the adapter's positions do not reach, or that a window or the top-T pooling swallows whole.
+
+    Raises:
+        UsageError: with the value that would fit.
+    """
+    if kind in ("lgt", "transformer", "axial") and size > config.max_clips:
+        raise UsageError(
+            f"data.size={size} clips are more than the {config.max_clips} positions of the temporal adapter",
+            hint=f"--set lgt.max_clips={size}, or --set data.size={config.max_clips}",
+        )
+    if kind == "lgt" and config.attn_window > size:
+        raise UsageError(
+            f"data.size={size} is below one attention window of lgt.attn_window={config.attn_window} clips",
+            hint=f"--set lgt.attn_window={size}, or a larger data.size",
+        )
+    if top >= size:
+        raise UsageError(
+            f"top={top:g} is the whole of data.size={size} clips: every clip would speak for the video",
+            hint="--set top=0.1 takes a share of each video",
+        )
 
 
 def build_trunk(kind: Trunk, width: int, config: LgtConfig) -> nn.Module:

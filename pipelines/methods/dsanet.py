@@ -32,6 +32,7 @@ from pipelines.methods._blocks import (
     QuickGelu,
     Trunk,
     build_trunk,
+    check_lengths,
     cosine_map,
     mlp,
     text_vectors,
@@ -118,6 +119,7 @@ class DsaNet(Method):
     def __init__(self, config: Config, shape: Shape, resources: Resources) -> None:
         super().__init__()
         self.config = c = config
+        check_lengths(c.trunk, c.lgt, size=c.data.size)
         self.register_buffer("class_text", text_vectors(resources, "classes", c.width, rows=len(shape.classes)))
         self.project = InputProjection(shape.dim, c.width)
         self.trunk = build_trunk(c.trunk, c.width, c.lgt)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,6 +26,7 @@ from pipelines.methods._base import (
     Shape,
     masked_topk_mean,
     scores_of,
+    top_count,
 )
 from pipelines.methods._blocks import (
     InputProjection,
@@ -32,6 +34,7 @@ from pipelines.methods._blocks import (
     QuickGelu,
     Trunk,
     build_trunk,
+    check_lengths,
     cosine_map,
     mlp,
     text_vectors,
@@ -73,7 +76,7 @@ class Config(MethodConfig):
     lgt: LgtConfig = LgtConfig()
     levels: Literal["fine", "coarse+fine", "inter+fine", "all"] = "all"
     macro: int = 4  # K, at most the number of anomaly classes [paper]
-    top: int = 16  # T of top-T pooling, at most the valid length [paper]
+    top: float = Field(16, gt=0)  # T of top-T pooling [paper]; a share of the valid length when below 1 [ours]
     select: Literal["column", "joint"] = "column"  # `joint`: one set of clips for both coarse columns [ours]
     tau: float = 0.07  # the paper puts cosines into log(); VadCLIP's temperature [ours]
     guide: Literal["window", "video"] = "window"  # scope of the guide vectors at test [ours]
@@ -133,6 +136,7 @@ class FineVad(Method):
 
     def __init__(self, config: Config, shape: Shape, resources: Resources) -> None:
         super().__init__()
+        check_lengths(config.trunk, config.lgt, size=config.data.size, top=config.top)
         self.config, self.classes = config, shape.classes
         if len(shape.classes) < 2:
             raise UsageError(f"fine-vad needs a normal class and an anomaly class, the dataset has {shape.classes}")
@@ -262,7 +266,9 @@ class FineVad(Method):
                 coarse.gather(1, order.unsqueeze(-1).expand_as(coarse)),
                 mask.gather(1, order),
             )
-            keep = torch.arange(mask.shape[1], device=mask.device) < self.config.top
+            keep = torch.arange(mask.shape[1], device=mask.device) < top_count(mask.sum(1), self.config.top).unsqueeze(
+                1
+            )
             pooled = masked_topk_mean(coarse, mask & keep, mask.sum(1))
         else:
             pooled = self._pool(coarse, mask)
@@ -271,7 +277,7 @@ class FineVad(Method):
 
     def _pool(self, values: Tensor, mask: Tensor) -> Tensor:
         """Mean of the T largest valid values of each column: (B, S, Y) -> (B, Y)."""
-        return masked_topk_mean(values, mask, mask.sum(1).clamp(max=self.config.top))
+        return masked_topk_mean(values, mask, top_count(mask.sum(1), self.config.top))
 
     def _pooled(self, clips: Tensor, level_map: Tensor, mask: Tensor) -> Tensor:
         """Attention-pooled unit vector of a video (B, d): weights from the anomaly margin of the map [ours]."""

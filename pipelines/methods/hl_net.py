@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from pipelines.methods._base import (
     masked_topk_mean,
     scores_of,
 )
-from pipelines.methods._blocks import GraphConv, distance_adjacency, similarity_adjacency
+from pipelines.methods._blocks import ALL, GraphConv, RowBlocks, distance_adjacency, similarity_adjacency
 from pipelines.records import Bag, Scores
 
 NAME = "hl-net"
@@ -79,9 +80,10 @@ class HlNet(Method):
         h = h * mask.unsqueeze(1)
         online = self.conv1d_approximator(F.pad(self.approximator(h), (4, 0))).squeeze(1)  # no later clip
         h = h.transpose(1, 2)
-        holistic = similarity_adjacency(x, mask)
-        local = distance_adjacency(x.shape[1], "code", x, mask)
-        score = score_adjacency(online.detach().sigmoid(), mask)
+        size, seen = x.shape[1], online.detach().sigmoid()
+        holistic = RowBlocks(partial(similarity_adjacency, x, mask), size)
+        local = RowBlocks(partial(distance_adjacency, size, "code", x, mask), size)
+        score = RowBlocks(partial(score_adjacency, seen, mask), size)
         pairs = ((self.gc1, self.gc2, holistic), (self.gc3, self.gc4, local), (self.gc5, self.gc6, score))
         parts = []
         for first, second, adjacency in pairs:
@@ -121,11 +123,11 @@ class HlNet(Method):
         return {"input": x.mean(0).float().cpu().numpy(), "trunk": features.mean(0).float().cpu().numpy()}
 
 
-def score_adjacency(scores: Tensor, mask: Tensor) -> Tensor:
-    """softmax over valid clips of sigmoid((1 - |s_i - s_j| - 0.5) / 0.1): (B, S) -> (B, S, S), zero outside."""
-    near = torch.sigmoid((0.5 - (scores.unsqueeze(2) - scores.unsqueeze(1)).abs()) / 0.1)
+def score_adjacency(scores: Tensor, mask: Tensor, rows: slice = ALL) -> Tensor:
+    """softmax over valid clips of sigmoid((1 - |s_i - s_j| - 0.5) / 0.1): (B, S) -> (B, S or `rows`, S), zero outside."""
+    near = torch.sigmoid((0.5 - (scores[:, rows].unsqueeze(2) - scores.unsqueeze(1)).abs()) / 0.1)
     weights = near.masked_fill(~mask.unsqueeze(1), float("-inf")).softmax(-1)
-    return weights * mask.unsqueeze(2)
+    return weights * mask[:, rows].unsqueeze(2)
 
 
 def build(config: Config, shape: Shape, resources: Resources) -> HlNet:

@@ -84,7 +84,9 @@ class Glance(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, S) -> (B, C, S)."""
         b, _, s = x.shape
-        q, k, v = (t.reshape(b, self.heads, -1, s).transpose(2, 3) for t in self.to_qkv(self.norm(x)).chunk(3, dim=1))
+        parts = self.to_qkv(self.norm(x)).chunk(3, dim=1)
+        # contiguous, or the attention falls back to a kernel that makes the (S, S) matrix
+        q, k, v = (t.reshape(b, self.heads, -1, s).transpose(2, 3).contiguous() for t in parts)
         y = F.scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(b, -1, s)
         return self.to_out(y)  # type: ignore[no-any-return]
 

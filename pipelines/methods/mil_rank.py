@@ -25,6 +25,7 @@ from pipelines.methods._base import (
     masked_topk_mean,
     scores_of,
     stream_slice,
+    top_count,
 )
 from pipelines.records import Bag, Scores
 
@@ -185,7 +186,7 @@ class MilRank(Method):
         """The ranking (or cross-entropy) term, smoothness and sparsity of abnormal bags, L2 of the weights."""
         c = self.config
         scores = self.logits(bag.x).sigmoid().mean(1)  # (B, K, S) -> (B, S)
-        top = masked_topk_mean(scores, bag.mask, top_k(bag.lengths, c.top))  # (B,)
+        top = masked_topk_mean(scores, bag.mask, top_count(bag.lengths, c.top))  # (B,)
         abnormal = bag.y > 0
         s, valid = scores[abnormal], bag.mask[abnormal]  # (A, S)
         steps = (s[:, 1:] - s[:, :-1]).masked_fill(~valid[:, 1:], 0.0)
@@ -220,12 +221,6 @@ class MilRank(Method):
     def complexity(self, clips: int) -> dict[str, float]:
         """Parameters, and MACs of `clips` clips (the linear layers)."""
         return super().complexity(clips) | {"macs": float(clips * sum(m.numel() for m in self._matrices()))}
-
-
-def top_k(lengths: Tensor, top: float) -> Tensor:
-    """How many segments make the bag score: `top` of them, or that share of the valid length, rounded up; at least 1."""
-    count = torch.ceil(lengths * top - 1e-6).long() if top < 1 else torch.full_like(lengths, int(top))
-    return count.clamp(min=1).minimum(lengths)
 
 
 def build(config: Config, shape: Shape, resources: Resources) -> MilRank:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from pipelines.methods._base import (
     masked_topk_mean,
     scores_of,
 )
-from pipelines.methods._blocks import text_vectors
+from pipelines.methods._blocks import RowBlocks, text_vectors
 from pipelines.records import Bag, Scores
 
 NAME = "pel4vad"
@@ -93,22 +94,25 @@ class ContextAggregator(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x (B, S, D), mask (B, S) -> (B, S, D)."""
-        index = torch.arange(x.shape[1], device=x.device)
-        distance = (index[:, None] - index[None, :]).abs()
-        prior = torch.exp(-(self.w * distance.to(x.dtype) ** 2 - self.b).abs())
         q, k, v = self.q(x), self.k(x), self.v(x)
-        logits = q @ k.transpose(1, 2) / math.sqrt(self.config.hidden) + prior
-        logits = logits.masked_fill(~mask.unsqueeze(1), float("-inf"))
-        near = (distance <= self.config.window // 2) | (distance == 0)
-        # a padded query whose whole window is padding keeps its global row, so that no row is empty
-        local = logits.masked_fill(~near & mask.unsqueeze(2), float("-inf"))
-        share = torch.sigmoid(self.alpha)
-        y = share * (logits.softmax(-1) @ v) + (1 - share) * (local.softmax(-1) @ v)
-        y = y * mask.unsqueeze(-1)
+        y = (RowBlocks(partial(self._weights, q, k, mask), x.shape[1]) @ v) * mask.unsqueeze(-1)
         if self.config.power_norm:
             y = y.sign() * (y.abs() + 1e-12).sqrt() * mask.unsqueeze(-1)
             y = F.normalize(y, dim=1)  # over time, as in the public code
         return self.o(y)  # type: ignore[no-any-return]
+
+    def _weights(self, q: Tensor, k: Tensor, mask: Tensor, rows: slice) -> Tensor:
+        """The mixed softmax of the `rows`: (B, r, S)."""
+        index = torch.arange(q.shape[1], device=q.device)
+        distance = (index[rows, None] - index[None, :]).abs()
+        prior = torch.exp(-(self.w * distance.to(q.dtype) ** 2 - self.b).abs())
+        logits = q[:, rows] @ k.transpose(1, 2) / math.sqrt(self.config.hidden) + prior
+        logits = logits.masked_fill(~mask.unsqueeze(1), float("-inf"))
+        near = (distance <= self.config.window // 2) | (distance == 0)
+        # a padded query whose whole window is padding keeps its global row, so that no row is empty
+        local = logits.masked_fill(~near & mask[:, rows].unsqueeze(2), float("-inf"))
+        share = torch.sigmoid(self.alpha)
+        return share * logits.softmax(-1) + (1 - share) * local.softmax(-1)
 
 
 class Pel4Vad(Method):

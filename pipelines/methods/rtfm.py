@@ -65,8 +65,10 @@ class NonLocal(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, S) -> (B, C, S)."""
-        weights = self.theta(x).transpose(1, 2) @ self.phi(x) / x.shape[-1]  # (B, S, S)
-        return self.W((weights @ self.g(x).transpose(1, 2)).transpose(1, 2)) + x  # type: ignore[no-any-return]
+        theta, phi, g = self.theta(x).transpose(1, 2), self.phi(x), self.g(x).transpose(1, 2)
+        # No softmax stands between the products, so a video longer than the width never needs its (S, S) matrix.
+        y = (theta @ phi) @ g if x.shape[-1] <= phi.shape[1] else theta @ (phi @ g)
+        return self.W((y / x.shape[-1]).transpose(1, 2)) + x  # type: ignore[no-any-return]
 
 
 class Aggregate(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from pipelines.errors import UsageError
 from pipelines.methods._base import DataConfig, Method, MethodConfig, OptimConfig, Phase, Resources, Shape, scores_of
-from pipelines.methods._blocks import require_no_padding
+from pipelines.methods._blocks import ALL, RowBlocks, require_no_padding
 from pipelines.records import Bag, Scores
 
 NAME = "ur-dmu"
@@ -69,16 +70,17 @@ class DualAttention(nn.Module):
         """x (B, S, D) -> (B, S, D)."""
         b, s, _ = x.shape
         q, k, v, t = (p.reshape(b, s, self.heads, -1).transpose(1, 2) for p in self.to_qkv(x).chunk(4, dim=-1))
-        near = distance_weights(s, x)
+        near = RowBlocks(partial(distance_weights, s, x), s)
         y = torch.cat([F.scaled_dot_product_attention(q, k, v), near @ t], dim=-1)  # (B, heads, S, 2 d)
         return self.to_out(y.transpose(1, 2).reshape(b, s, -1))  # type: ignore[no-any-return]
 
 
-def distance_weights(s: int, like: Tensor) -> Tensor:
-    """exp(-|i-j|/e) divided by the sum of column j (the public code's broadcast): (S, S)."""
+def distance_weights(s: int, like: Tensor, rows: slice = ALL) -> Tensor:
+    """exp(-|i-j|/e) divided by the sum of column j (the public code's broadcast): (S or the `rows` of it, S)."""
     index = torch.arange(s, device=like.device, dtype=like.dtype)
-    near = torch.exp(-(index[:, None] - index[None, :]).abs() / math.e)
-    return near / near.sum(-1)
+    near = torch.exp(-(index[rows, None] - index[None, :]).abs() / math.e)
+    side = torch.exp(-index / math.e).cumsum(0)  # of column j: itself and everything before it
+    return near / (side + side.flip(0) - 1)
 
 
 class PreNorm(nn.Module):

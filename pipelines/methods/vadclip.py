@@ -29,8 +29,10 @@ from pipelines.methods._blocks import (
     QuickGelu,
     Trunk,
     build_trunk,
+    check_lengths,
     cosine_map,
     mlp,
+    public_padding,
     text_vectors,
     unwindow,
     windows,
@@ -94,6 +96,7 @@ class VadClip(Method):
         super().__init__()
         if config.primary not in ("c-branch", "a-branch"):
             raise UsageError(f"primary={config.primary!r} is neither 'c-branch' nor 'a-branch'")
+        check_lengths(config.trunk, config.lgt, size=config.data.size)
         self.config, self.classes = config, shape.classes
         self.register_buffer("class_text", text_vectors(resources, "classes", config.width, rows=len(shape.classes)))
         self.tower: Any = resources.extras.get("prompt_tower")  # (context, d) -> (Y, d); not a parameter of ours
@@ -131,13 +134,15 @@ class VadClip(Method):
 
         The public code pools with raw logits over padding too; padding counts only with `lgt.mask: code`.
         """
+        s = x.shape[1]
+        x, mask = public_padding(x, mask, self.config.lgt)
         trunk = self.trunk(self.project(x), mask)
         binary = self.classifier(trunk + self.mlp2(trunk)).squeeze(-1)  # (B, S)
         weights = binary if self.config.lgt.mask == "code" else binary * mask
         visual = F.normalize((weights.unsqueeze(-1) * trunk).sum(1), dim=-1)  # (B, d)
         text = self.text().unsqueeze(0) + visual.unsqueeze(1)  # (B, Y, d)
         text = text + self.mlp1(text)
-        return trunk, binary, cosine_map(trunk, text) / self.config.tau
+        return trunk[:, :s], binary[:, :s], cosine_map(trunk[:, :s], text) / self.config.tau
 
     def phases(self) -> list[Phase]:
         parameters = [p for p in self.parameters() if p.requires_grad]

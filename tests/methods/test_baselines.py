@@ -142,6 +142,18 @@ def test_ur_dmu_distance_weights_divide_by_column_sums() -> None:
     e1, e2 = math.exp(-1 / math.e), math.exp(-2 / math.e)
     sums = [1 + e1 + e2, 1 + 2 * e1, 1 + e1 + e2]
     assert near[0].tolist() == pytest.approx([1 / sums[0], e1 / sums[1], e2 / sums[2]])
+    assert torch.equal(ur_dmu.distance_weights(3, torch.zeros(1), slice(1, 3)), near[1:3])
+
+
+def test_rtfm_non_local_is_the_same_in_either_order_of_its_products() -> None:
+    """A video longer than the inner width takes the order without an (S, S) matrix."""
+    torch.manual_seed(0)
+    block = rtfm.NonLocal(8).eval()
+    torch.nn.init.ones_(block.W[1].weight)
+    x = torch.randn(2, 8, 6)  # 6 clips, inner width 4
+    weights = block.theta(x).transpose(1, 2) @ block.phi(x) / 6
+    slow = block.W((weights @ block.g(x).transpose(1, 2)).transpose(1, 2)) + x
+    assert torch.allclose(block(x), slow, atol=1e-6)
 
 
 def test_ur_dmu_latent_loss_sums_over_the_named_axis() -> None:

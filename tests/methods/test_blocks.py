@@ -95,6 +95,57 @@ def test_unmasked_padding_takes_part_as_in_the_public_code() -> None:
     assert not torch.allclose(trunk(x, mask)[mask], trunk(other, mask)[mask], atol=1e-3)
 
 
+def test_unmasked_padding_is_as_long_as_in_the_public_code_whatever_the_batch() -> None:
+    """There every video is filled up to 256 positions, so a short video must not depend on the batch it stands in."""
+    torch.manual_seed(1)
+    trunk = blocks.build_trunk("lgt", 32, LgtConfig(mask="code", max_clips=24)).eval()
+    x, mask = torch.randn(1, 11, 32), torch.ones(1, 11, dtype=torch.bool)
+    filled, valid = torch.zeros(1, 24, 32), torch.arange(24)[None] < 11
+    filled[:, :11] = x
+    assert torch.allclose(trunk(x, mask), trunk(filled, valid)[:, :11], atol=1e-6)
+    assert trunk(x, mask).shape == x.shape
+
+
+@pytest.mark.parametrize("name", ["similarity", "distance", "paper"])
+def test_a_block_of_rows_is_those_rows_of_the_matrix(name: str) -> None:
+    torch.manual_seed(0)
+    x, mask = torch.randn(2, 9, 4), torch.arange(9)[None] < torch.tensor([[9], [6]])
+    rows = {
+        "similarity": lambda part: blocks.similarity_adjacency(x, mask, part),
+        "distance": lambda part: blocks.distance_adjacency(9, "code", x, mask, part),
+        "paper": lambda part: blocks.distance_adjacency(9, "paper", x, mask, part),
+    }[name]
+    assert torch.allclose(rows(slice(3, 7)), rows(slice(None))[:, 3:7], atol=1e-7)
+
+
+def test_the_product_by_blocks_of_rows_is_the_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix, y = torch.randn(2, 11, 11), torch.randn(2, 11, 3)
+    monkeypatch.setattr(blocks, "BLOCK", 4)
+    asked: list[int] = []
+
+    def rows(part: slice) -> torch.Tensor:
+        asked.append(matrix[:, part].shape[1])
+        return matrix[:, part]
+
+    assert torch.allclose(blocks.RowBlocks(rows, 11) @ y, matrix @ y, atol=1e-6)
+    assert asked == [4, 4, 3]
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "top", "word"),
+    [
+        ("lgt", 300, 1, "256 positions"),
+        ("axial", 300, 1, "256 positions"),
+        ("lgt", 6, 1, "attn_window=8"),
+        ("gcn", 16, 16, "top=16"),
+    ],
+)
+def test_lengths_that_do_not_fit_are_refused(kind: blocks.Trunk, size: int, top: float, word: str) -> None:
+    with pytest.raises(UsageError, match=word):
+        blocks.check_lengths(kind, LgtConfig(), size=size, top=top)
+    blocks.check_lengths(kind, LgtConfig(), size=64, top=0.1)
+
+
 @pytest.mark.parametrize("t", [1, 5, 8, 9, 16, 17])
 def test_windows_round_trip(t: int) -> None:
     x = torch.arange(2 * t * 3, dtype=torch.float32).reshape(2, t, 3)

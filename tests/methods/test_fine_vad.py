@@ -132,7 +132,9 @@ def test_denominator_reading_pushes_the_other_classes_of_the_group() -> None:
 
 def test_scores_are_probabilities_and_do_not_depend_on_windows_being_batched() -> None:
     torch.manual_seed(0)
-    net = fine_vad.build(small(lgt={"layers": 1, "max_clips": 8}), shape(7, 32), resources(7, 32)).eval()
+    net = fine_vad.build(
+        small(lgt={"layers": 1, "max_clips": 8}, data={"size": 8}, top=4), shape(7, 32), resources(7, 32)
+    ).eval()
     x = torch.randn(1, 2, 19, 32)
     extras = {"spans": np.stack([np.arange(19) * 16, np.arange(1, 20) * 16], 1), "n_frames": 304, "stride": 16}
     one = Bag(
@@ -157,7 +159,9 @@ def test_scores_are_probabilities_and_do_not_depend_on_windows_being_batched() -
 
 def test_video_wide_guides_change_windows_after_the_first() -> None:
     torch.manual_seed(0)
-    net = fine_vad.build(small(lgt={"layers": 1, "max_clips": 8}), shape(7, 32), resources(7, 32)).eval()
+    net = fine_vad.build(
+        small(lgt={"layers": 1, "max_clips": 8}, data={"size": 8}, top=4), shape(7, 32), resources(7, 32)
+    ).eval()
     x = torch.randn(1, 2, 19, 32)
     one = Bag(
         x,

@@ -33,7 +33,9 @@ def clip_text(rows: int = 77):
 
 
 def made(words: tuple[str, ...] = WORDS) -> vadclip.VadClip:
-    config, _ = resolve(vadclip.Config, [("test", {"width": WIDTH, "lgt": {"layers": 1, "max_clips": 16}})])
+    config, _ = resolve(
+        vadclip.Config, [("test", {"width": WIDTH, "lgt": {"layers": 1, "max_clips": 16}, "data": {"size": 16}})]
+    )
     text = torch.eye(len(words), WIDTH).numpy()
     tower = PromptTower(clip_text(), tokenize, words)
     shape = Shape(WIDTH, {"x": slice(0, WIDTH)}, words, ("center",), 16, 16)

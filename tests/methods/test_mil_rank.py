@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipelines.methods import mil_rank
-from pipelines.methods._base import Resources, Shape
+from pipelines.methods._base import Resources, Shape, top_count
 from pipelines.recipe import resolve
 from pipelines.records import Bag
 
@@ -113,7 +113,7 @@ def test_cross_entropy_of_the_bag_score_by_hand():
 
 @pytest.mark.parametrize(("top", "expected"), [(1, [1, 1, 1]), (3, [1, 3, 3]), (0.1, [1, 1, 3]), (0.2, [1, 2, 6])])
 def test_top_is_a_count_or_a_share_rounded_up(top, expected):
-    assert mil_rank.top_k(torch.tensor([1, 10, 30]), top).tolist() == expected
+    assert top_count(torch.tensor([1, 10, 30]), top).tolist() == expected
 
 
 def test_scoring_has_no_dropout_and_keeps_every_clip_and_crop():

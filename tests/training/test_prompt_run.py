@@ -27,7 +27,15 @@ SIZES = {
     "vision_config": {**TOWER, "patch_size": 56, "projection_dim": WIDTH},
     "text_config": {**TOWER, "vocab_size": 8, "projection_dim": WIDTH, "bos_token_id": 0, "eos_token_id": 1},
 }
-SETS = ("steps=2", f"width={WIDTH}", "lgt.layers=1", "lgt.max_clips=32", "optim.lr=0.01", "optim.schedule=constant")
+SETS = (
+    "steps=2",
+    f"width={WIDTH}",
+    "lgt.layers=1",
+    "lgt.max_clips=32",
+    "data.size=32",
+    "optim.lr=0.01",
+    "optim.schedule=constant",
+)
 BATCH = ("data.batch_normal=2", "data.batch_abnormal=2")
 
 

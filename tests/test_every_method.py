@@ -14,6 +14,7 @@ from pipelines.methods import _blocks
 from pipelines.methods._base import DataConfig, Method, Resources, Shape
 from pipelines.recipe import leaf_keys, resolve
 from pipelines.records import Bag, Scores, VideoFacts
+from pipelines.scoring import complexity
 from pipelines.scoring.infer import make_bag
 from pipelines.training.bags import Bags, Ragged, fixed_length
 from pipelines.training.inputs import Inputs
@@ -97,6 +98,8 @@ def test_the_file_states_what_the_catalog_reads(name):
     for preset in module.PRESETS.values():
         resolve(module.Config, [("preset", preset)])
     assert {"steps", "data.length", "optim.lr"} <= set(leaf_keys(module.Config))
+    for joined in module.DEFAULT_FEATURES:  # encoders of the catalog, or layouts of published features
+        assert all(complexity.width_of(part) > 0 for part in joined.split("+"))
     for row in module.RESULTS:
         assert {"dataset", "features", "metric"} <= row.keys()
 

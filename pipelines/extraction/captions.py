@@ -27,6 +27,7 @@ from pipelines.recipe import fingerprint, suggest
 from pipelines.records import VideoFacts
 from pipelines.scoring.infer import spans_of
 from pipelines.store.features import FeatureStore, artifact_folder, find_stores
+from pipelines.store.layouts import WHOLE
 from pipelines.training.choose import choose_features
 
 NAME = "captions"
@@ -283,7 +284,6 @@ def _default(visual: str) -> str:
 def _recipe(reference: FeatureStore, captions: Sequence[Caption], encoder: str) -> dict[str, Any]:
     """The keys of an extracted recipe; the content of the file and the clips it follows are part of it."""
     base = reference.artifact.recipe
-    crops = list(base["crops"])
     content = [[c.video, c.words, c.clip, c.start, c.end, c.unit] for c in captions]
     nothing = {"resize": None, "crop_px": None, "interpolation": "none", "mean": [0.0] * 3, "std": [1.0] * 3}
     return {
@@ -301,7 +301,7 @@ def _recipe(reference: FeatureStore, captions: Sequence[Caption], encoder: str) 
         "stride": base["stride"],
         "fps": base.get("fps"),
         "last_clip": base.get("last_clip", "drop"),
-        "crops": ["center" if "center" in crops else crops[0]],
+        "crops": [WHOLE],
         "preprocess": nothing,
         "precision": "float32",
     }

@@ -44,7 +44,7 @@ from pipelines.records import Bag, Scores
 NAME = "dsanet"
 SUMMARY = "DSANet: normal prototypes and event / background alignment on VadCLIP's trunk"
 KIND = "features"
-DEFAULT_FEATURES = ("clip:vit-b-16", "effnet:lite0+motion")
+DEFAULT_FEATURES = ("clip:vit-b-16", "import:vadclip", "effnet:lite0+motion")
 DEFAULT_PRESET = "small-data"  # for data sets without a preset of their own
 
 

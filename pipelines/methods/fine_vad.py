@@ -47,7 +47,7 @@ from pipelines.records import Bag, Scores
 NAME = "fine-vad"
 SUMMARY = "Fine-VAD: coarse, pseudo-macro and fine alignment with text, on cached features"
 KIND = "features"
-DEFAULT_FEATURES = ("clip:vit-b-16", "effnet:lite0+motion")
+DEFAULT_FEATURES = ("clip:vit-b-16", "import:vadclip", "effnet:lite0+motion")
 DEFAULT_PRESET = "small-data"  # for data sets without a preset of their own
 
 

@@ -42,7 +42,7 @@ from pipelines.records import Bag, Scores
 NAME = "vadclip"
 SUMMARY = "VadCLIP: binary and text-alignment branches with learned prompts"
 KIND = "features"
-DEFAULT_FEATURES = ("clip:vit-b-16", "effnet:lite0+motion")
+DEFAULT_FEATURES = ("clip:vit-b-16", "import:vadclip", "effnet:lite0+motion")
 DEFAULT_PRESET = "small-data"  # for data sets without a preset of their own
 
 

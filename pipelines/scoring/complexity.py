@@ -17,10 +17,11 @@ from pipelines.methods._base import Method, MethodConfig, Resources, Shape
 from pipelines.methods._frames import FrameMethod
 from pipelines.records import VideoFacts
 from pipelines.scoring.infer import score_frames, score_joined
+from pipelines.store.layouts import find_layout
 from pipelines.training.inputs import Inputs, stream_names
 from pipelines.training.windows import sliding
 
-WIDTHS = {"i3d": 1024, "i3d:r50": 2048, "vggish": 128}  # of features that come by import
+IMPORTED = "import:"  # features of a published layout, whose width the layout says
 FALLBACK = "effnet:lite0+motion"
 TEXT_DIM = 128  # of seeded class vectors; CLIP features bring text of their own width
 STRIDE = 16
@@ -122,8 +123,8 @@ def width_of(encoder: str) -> int:
     Raises:
         UsageError: neither knows it.
     """
-    if encoder in WIDTHS:
-        return WIDTHS[encoder]
+    if encoder.startswith(IMPORTED) and (dim := find_layout(encoder.removeprefix(IMPORTED)).dim):
+        return dim
     module: Any = catalog.load("encoders", encoder)
     return int(module.build(encoder.partition(":")[2], module.Config()).dim)
 

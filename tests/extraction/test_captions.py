@@ -46,7 +46,7 @@ def test_a_captioned_clip_holds_its_words_and_the_others_are_zero_and_counted(pl
     assert np.allclose(values[1, 0], text.seeded_vector("a car burns"), atol=1e-3)
     assert not values[[0, *range(2, len(values))]].any()
     assert result.clips - result.empty_clips == 1 and result.videos == 12 and len(result.silent) == 11
-    assert store.crops == ("c0",) and store.facts("train_00").n_frames == visual.facts("train_00").n_frames
+    assert store.crops == ("all",) and store.facts("train_00").n_frames == visual.facts("train_00").n_frames
 
 
 def test_seconds_frames_and_overlaps_are_weighted_by_shared_frames(place, tmp_path):
@@ -117,7 +117,7 @@ def test_refine_vad_trains_on_visual_and_captions(place, tmp_path, capsys):
     )  # fmt: skip
     loaded = load_run(result.runs[0].folder)
     assert loaded.shape.streams == {"toy": slice(0, 16), "captions:seeded": slice(16, 16 + text.SEEDED_DIM)}
-    assert loaded.shape.crops == ("c0",)
+    assert loaded.shape.crops == ("c0", "c1")
 
 
 def test_text_without_captions_is_refused(place, capsys):

@@ -37,6 +37,21 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without scripts or objects in which only true and false are booleans: `off` and `no` are words here, as a
+    setting like `motar.mode=off` means them (a boolean setting still takes them)."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool" or first in "tTfF"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _typed(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
+
+
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     """`["optim.lr=2e-4", "k=3"]` as a nested dict of YAML-typed values.
 
@@ -48,7 +63,7 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
         key, sep, text = item.partition("=")
         if not sep or not key.strip():
             raise UsageError(f"--set {item!r} is not key=value", hint="for example: --set optim.lr=2e-4")
-        _put(merged, key.strip().split("."), yaml.safe_load(text) if text else "")
+        _put(merged, key.strip().split("."), _typed(text) if text else "")
     return merged
 
 
@@ -59,7 +74,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
         UsageError: the file is missing, is not YAML, or is not a mapping.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = _typed(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"cannot read the config {path}: {error}") from error
     if not isinstance(data, dict):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 from pydantic import Field
 
 from pipelines import catalog
 from pipelines.errors import UsageError
-from pipelines.recipe import Config, parse_assignments, resolve
+from pipelines.recipe import Config, parse_assignments, read_config_file, resolve
 
 
 class Optim(Config):
@@ -44,6 +46,28 @@ def test_later_layers_win_leaf_by_leaf():
 def test_a_saved_config_comes_back_as_it_was():
     config, _ = resolve(Whole, [("preset", {"optim": {"name": "sgd"}, "words": {"a": "b"}})])
     assert resolve(Whole, [("file", config.model_dump(mode="json"))])[0] == config
+
+
+class Switches(Config):
+    mode: Literal["off", "soft", "no"] = "soft"
+    flag: bool = False
+
+
+@pytest.mark.parametrize(("text", "mode"), [("off", "off"), ("no", "no"), ("'off'", "off")])
+def test_off_is_a_word_and_a_boolean_still_takes_it(text, mode, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(f"mode: {text}\nflag: on\n")
+    for layer in (parse_assignments([f"mode={text}", "flag=on"]), read_config_file(path)):
+        config, _ = resolve(Switches, [("given", layer)])
+        assert (config.mode, config.flag) == (mode, True)
+    assert resolve(Switches, [("given", parse_assignments(["flag=true"]))])[0].flag is True
+
+
+def test_a_config_file_builds_no_objects(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("mode: !!python/object/apply:os.system ['touch pwned']\n")
+    with pytest.raises(UsageError, match="cannot read the config"):
+        read_config_file(path)
 
 
 def test_a_nested_config_that_is_no_mapping_is_refused():

@@ -6,6 +6,7 @@ No public code exists. What the paper leaves open is completed as the docstrings
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 import numpy as np
@@ -71,6 +72,7 @@ class Config(MethodConfig):
     data: DataConfig = DataConfig(length="bins-pad", size=256, batch_normal=64, batch_abnormal=64)
     optim: OptimConfig = OptimConfig(name="adamw", lr=1e-5, weight_decay=0.01)  # lr [paper], decay [ours]
     lr_new: float | None = None  # rate of everything but the trunk; None: optim.lr [ours]
+    lr_guide: float | None = None  # rate of the guides, which can learn small data by heart; None: as lr_new [ours]
     width: int = 512
     trunk: Trunk = "lgt"
     lgt: LgtConfig = LgtConfig()
@@ -191,11 +193,11 @@ class FineVad(Method):
 
     def phases(self) -> list[Phase]:
         rate = self.config.lr_new or self.config.optim.lr
-        trunk = [p for p in self.trunk.parameters() if p.requires_grad]
-        rest = [p for name, p in self.named_parameters() if not name.startswith("trunk.") and p.requires_grad]
-        groups: list[dict[str, Any]] = [{"params": rest, "lr": rate}]
-        if trunk:
-            groups.append({"params": trunk})
+        rates = {"trunk": self.config.optim.lr, "guide": self.config.lr_guide or rate}
+        parts: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            parts.setdefault(rates.get(re.split("[._]", name)[0], rate), []).append(parameter)
+        groups = [{"params": parameters, "lr": lr} for lr, parameters in parts.items()]
         return [Phase("train", groups, self.config.data, self.losses, self.config.steps, self.config.optim)]
 
     def losses(self, bag: Bag) -> dict[str, Tensor]:

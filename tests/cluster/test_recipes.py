@@ -85,7 +85,7 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
             "  - {name: a, run: extract $dataste}\n"
             "  - {name: 'b c', run: 'run other', needs: z}\n"
             '  - {name: a, run: "train \'x", slurm: {partion: gpu}}\n',
-            "{dataset: no, list: [1]}",
+            "{dataset: true, list: [1]}",
             "seds=3",
         )
     message = str(caught.value)
@@ -97,7 +97,7 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
         "two steps are called 'a'",
         "No closing quotation",
         "slurm.partion: unknown (did you mean 'partition'?)",
-        "vars.dataset = False is neither text nor a number; put it in quotes",
+        "vars.dataset = True is neither text nor a number; put it in quotes",
         "vars.list = [1]",
         "--with 'seds=3': not one of dataset, list",
     ):

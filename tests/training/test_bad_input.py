@@ -11,6 +11,10 @@ import pytest
 import yaml
 
 from pipelines import catalog
+from pipelines.errors import UsageError
+from pipelines.scoring.infer import score_store
+from pipelines.store.features import find_stores
+from pipelines.training.checkpoint import load_run
 from tests import toy
 from tests.toybags import flat, tiny_config
 from vadcli.app import run as vad
@@ -46,6 +50,7 @@ def options(place: toy.Toy) -> list[str]:
 def train(place: toy.Toy, method: str, *more: str) -> int:
     """Exit code of `vad train` with the test's tiny sizes for two steps."""
     values = flat(tiny_config(catalog.load("methods", method))) | {"steps": 2}
+    values |= {"width": 128} if method in TEXTUAL else {}
     sets = [f"--set={k}={list(v) if isinstance(v, tuple) else v}" for k, v in values.items()]
     pseudo = ["--pseudo=latest"] if method == "afr" and any(place.runs.rglob("artifact.json")) else []
     return vad(["train", "toy", "--method", method, "--device=cpu", *pseudo, *sets, *options(place), *more])
@@ -140,9 +145,11 @@ def test_fewer_crops_than_trained_with(place, capsys, tmp_path):
     toy.write_store(other, "toy", {v: rng.normal(size=(9, 1, 16)) for v in place.ids["test"]})
     place = replace(place, cache=other)
     capsys.readouterr()
-    assert vad(["eval", "--metric", "auc", *options(place)]) == 2
-    said = capsys.readouterr().err
-    assert "trained with 2 crops" in said and "lack c1" in said
+    assert vad(["eval", "--metric", "auc", *options(place)]) == 4
+    assert "vad extract toy" in capsys.readouterr().err
+    loaded = load_run(next(place.runs.rglob("model.safetensors")).parent)
+    with pytest.raises(UsageError, match=r"trained with 2 crops inside a sample; these features lack c1"):
+        next(score_store(loaded, find_stores([other], "toy"), ["test_00"]))
 
 
 def test_features_of_another_width_than_trained_with(place, capsys, tmp_path):

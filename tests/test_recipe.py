@@ -75,7 +75,10 @@ def test_a_nested_config_that_is_no_mapping_is_refused():
         resolve(Whole, [("--set", {"optim": 3})])
 
 
-@pytest.mark.parametrize("name", sorted(catalog.entries("methods")))
+FEATURES = [name for name, entry in catalog.entries("methods").items() if entry.facts.get("KIND") == "features"]
+
+
+@pytest.mark.parametrize("name", sorted(FEATURES))
 def test_presets_and_sets_never_drop_a_methods_own_data_and_optimiser(name):
     module = catalog.load("methods", name)
     plain = module.Config()

@@ -72,6 +72,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "small-data": {
         "steps": 400,
         "causal": 3,
+        "power_norm": False,
         "optim": {"schedule": "constant"},
         "data": {"batch": 60, "crops": "first", "standardise": True},
     },

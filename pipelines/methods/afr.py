@@ -35,7 +35,7 @@ from pipelines.records import Bag, Scores
 NAME = "afr"
 SUMMARY = "AFR: channel and position attention in a temporal pyramid, trained on pseudo labels"
 KIND = "features"
-DEFAULT_FEATURES = ("import:ur-dmu", "import:xd", "effnet:lite0+motion")
+DEFAULT_FEATURES = ("i3d", "import:ur-dmu", "import:xd", "effnet:lite0+motion")
 DEFAULT_PRESET = "small-data"  # for data sets without a preset of their own
 WINDOW = 4  # clips on each side that a clip attends to ("8" in the public configuration)
 

@@ -29,7 +29,14 @@ from pipelines.records import Bag, Scores
 NAME = "hl-net"
 SUMMARY = "HL-Net: three graph branches, with an optional audio stream"
 KIND = "features"
-DEFAULT_FEATURES = ("import:xd+import:vggish", "import:xd", "import:ur-dmu", "effnet:lite0+motion")
+DEFAULT_FEATURES = (
+    "i3d+import:vggish",
+    "import:xd+import:vggish",
+    "i3d",
+    "import:xd",
+    "import:ur-dmu",
+    "effnet:lite0+motion",
+)
 DEFAULT_PRESET = "small-data"  # for data sets without a preset of their own
 
 

@@ -19,7 +19,7 @@ from pipelines.records import Bag, Scores
 NAME = "mgfn"
 SUMMARY = "MGFN: glance and focus blocks with a magnitude contrastive loss"
 KIND = "features"
-DEFAULT_FEATURES = ("import:mgfn", "import:rtfm", "import:xd", "import:ur-dmu", "effnet:lite0+motion")
+DEFAULT_FEATURES = ("i3d:r50", "import:mgfn", "import:rtfm", "i3d", "import:xd", "import:ur-dmu", "effnet:lite0+motion")
 DEFAULT_PRESET = "small-data"  # for data sets without a preset of their own
 
 

@@ -30,7 +30,7 @@ from pipelines.records import Bag, Scores
 NAME = "pel4vad"
 SUMMARY = "PEL4VAD: temporal context aggregation with prompt-enhanced learning"
 KIND = "features"
-DEFAULT_FEATURES = ("import:pel4vad", "import:xd", "import:ur-dmu", "effnet:lite0+motion")
+DEFAULT_FEATURES = ("i3d", "import:pel4vad", "import:xd", "import:ur-dmu", "effnet:lite0+motion")
 DEFAULT_PRESET = "small-data"  # for data sets without a preset of their own
 
 

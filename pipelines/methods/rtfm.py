@@ -19,7 +19,7 @@ from pipelines.records import Bag, Scores
 NAME = "rtfm"
 SUMMARY = "RTFM: top-3 feature magnitudes with a multi-scale temporal network"
 KIND = "features"
-DEFAULT_FEATURES = ("import:rtfm", "import:mgfn", "import:xd", "import:ur-dmu", "effnet:lite0+motion")
+DEFAULT_FEATURES = ("i3d:r50", "import:rtfm", "import:mgfn", "i3d", "import:xd", "import:ur-dmu", "effnet:lite0+motion")
 DEFAULT_PRESET = "small-data"  # for data sets without a preset of their own
 
 

@@ -21,7 +21,7 @@ from pipelines.records import Bag, Scores
 NAME = "ur-dmu"
 SUMMARY = "UR-DMU: a normal and an abnormal memory with uncertainty regulation"
 KIND = "features"
-DEFAULT_FEATURES = ("import:ur-dmu", "import:xd", "effnet:lite0+motion")
+DEFAULT_FEATURES = ("i3d", "import:ur-dmu", "import:xd", "effnet:lite0+motion")
 DEFAULT_PRESET = "small-data"  # for data sets without a preset of their own
 
 

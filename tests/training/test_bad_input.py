@@ -14,6 +14,7 @@ from pipelines import catalog
 from pipelines.errors import UsageError
 from pipelines.scoring.infer import score_store
 from pipelines.store.features import find_stores
+from pipelines.train import method_class
 from pipelines.training.checkpoint import load_run
 from tests import toy
 from tests.toybags import flat, tiny_config
@@ -22,7 +23,7 @@ from vadcli.app import run as vad
 METHODS = sorted(
     name
     for name, entry in catalog.entries("methods").items()
-    if entry.facts.get("KIND") == "features" and name != "motion-scalar"
+    if entry.facts.get("KIND") == "features" and method_class(catalog.load("methods", name)).supervision == "weak"
 )
 TEXTUAL = ("fine-vad", "vadclip", "dsanet")
 BY_CLASS = (*TEXTUAL, "pel4vad", "refine-vad")

@@ -13,6 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipelines import catalog
+from pipelines.errors import UsageError
 from pipelines.methods._base import Method, MethodConfig, Resources, Shape
 from pipelines.methods._frames import FrameMethod
 from pipelines.records import VideoFacts
@@ -71,9 +72,14 @@ def measure(
         classes: Y, normal included.
 
     Raises:
-        UsageError: an encoder whose width is not known, or a configuration that does not build.
+        UsageError: an encoder whose width is not known, a configuration that does not build, or a method of regions.
     """
     named = features or next(iter(module.DEFAULT_FEATURES), FALLBACK)
+    if "@" in named:
+        raise UsageError(
+            f"{module.NAME} reads regions ({named}): its cost depends on the boxes of a frame, not on clips",
+            hint="vad methods ls: the other methods have a cost for a video of so many clips",
+        )
     shape = shape_of(named, classes)
     frames = getattr(module, "KIND", "") == "frames"
     clips = min(clips, MOST_FRAMES) if frames else clips

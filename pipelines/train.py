@@ -21,9 +21,10 @@ from pipelines.methods._base import Method, MethodConfig, Resources, Shape
 from pipelines.progress import Progress, Silent
 from pipelines.recipe import canonical_json, fingerprint, parse_assignments, read_config_file, resolve, suggest
 from pipelines.records import Video
+from pipelines.store.regions import CaptionsStore
 from pipelines.training.bags import abnormal, multi_hot
-from pipelines.training.checkpoint import shape_record
-from pipelines.training.choose import Choice, choose_features, last_dataset
+from pipelines.training.checkpoint import TUBES, shape_record
+from pipelines.training.choose import Choice, choose_features, choose_tubes, last_dataset
 from pipelines.training.group import (
     Member,
     claim_group,
@@ -114,6 +115,7 @@ class TrainPlan:
     group: Path
     text_encoder: str | None
     pseudo: Pseudo | None
+    captions: tuple[CaptionsStore, ...]
     starts: tuple[Start, ...]
     assumed: tuple[str, ...]
     device: str
@@ -196,7 +198,7 @@ def plan(request: TrainRequest) -> TrainPlan:
     assumed: list[str] = []
     module = catalog.load("methods", request.method)
     method, kind = str(module.NAME), kind_of(module)
-    name = request.dataset or last_dataset(roots.features, kind=kind)
+    name = request.dataset or last_dataset(roots.features, kind="boxes" if kind == TUBES else kind)
     if request.dataset is None:
         assumed.append(f"dataset: {name} (the last {kind} extracted)")
     dataset = manifest.dataset(name)
@@ -208,7 +210,10 @@ def plan(request: TrainRequest) -> TrainPlan:
     configs = [start.config for start in starts]
 
     defaults = [*module.DEFAULT_FEATURES, dataset.encoder]
-    choice = choose_features(roots.features, name, request.features, defaults=defaults, kind=kind)
+    if kind == TUBES:
+        choice = choose_tubes(roots.features, name, request.features)
+    else:
+        choice = choose_features(roots.features, name, request.features, defaults=defaults, kind=kind)
     if request.features is None:
         assumed.append(f"{kind}: {choice.label} ({choice.why})")
     joined = stored(kind, choice.streams)
@@ -224,6 +229,8 @@ def plan(request: TrainRequest) -> TrainPlan:
     pseudo = _pseudo(request, dataset, train, module, roots, shape, device)
     base = _recipe(request, dataset, split, method, choice, shape, train, held, text)
     base |= {"pseudo": pseudo.id} if pseudo is not None else {}
+    captions = _captions(roots, name, choice) if kind == TUBES else ()
+    base |= {"captions": captions[0].artifact.id} if captions else {}
     members = tuple(
         Member(
             place_of(combination, seed),
@@ -256,6 +263,7 @@ def plan(request: TrainRequest) -> TrainPlan:
         group=group,
         text_encoder=text,
         pseudo=pseudo,
+        captions=tuple(captions),
         starts=tuple(start for start in starts for _ in range(request.seeds)),
         assumed=tuple(assumed),
         device=device,
@@ -329,6 +337,8 @@ def _one(planned: TrainPlan, index: int, member: Member, sink: Progress, flag: S
     if not planned.done[index]:
         status = "resumed" if begun else "trained"
         request = planned.request
+        if hasattr(planned.module, "macs_per_crop"):
+            _say_cost(planned, index, sink)
         train_member(
             MemberJob(
                 folder=folder,
@@ -385,7 +395,10 @@ def _unseen(
     shares = {float(getattr(config, "val_fraction", 0.0)) for config in configs}
     if len(shares) > 1:
         raise UsageError("val_fraction decides the training list: one command trains one value")
-    fitted, out = hold_out_normal(train, shares.pop())
+    clean = [v for v, bad in zip(train, abnormal(train, dataset.classes), strict=True) if not bad]
+    _, out = hold_out_normal(clean, shares.pop())
+    gone = {video.id for video in out}
+    fitted = [video for video in train if video.id not in gone]
     if out:
         assumed.append(
             f"held out: {len(out)} of {len(train)} normal training videos ({', '.join(v.id for v in out[:5])})"
@@ -470,7 +483,7 @@ def _trained_on(
             raise UsageError(f"--normal-only: {module.NAME} is no one-class method", hint="vad methods ls")
         return videos
     bad = [v for v, is_bad in zip(videos, abnormal(videos, dataset.classes).tolist(), strict=True) if is_bad]
-    if not bad:
+    if not bad or (method_class(module).takes_anomalies and request.anomalies == "refuse"):
         return videos
     shown = ", ".join(v.id for v in bad[:NAMED]) + (f" and {len(bad) - NAMED} more" if len(bad) > NAMED else "")
     told = f"{len(bad)} of {len(videos)} training videos of {dataset.name} hold anomalies: {shown}"
@@ -597,13 +610,36 @@ def _inputs(planned: TrainPlan, index: int) -> dict[str, str]:
     found = {"pseudo": planned.pseudo.id} if planned.pseudo is not None else {}
     text = planned.members[index].recipe.get("text_id")
     found |= {f"text:{planned.text_encoder}": str(text)} if text else {}
+    found |= {"captions": planned.captions[0].artifact.id} if planned.captions else {}
     run = planned.starts[index].run
     return found | ({"run:core": run} if run else {})
+
+
+def _captions(roots: Roots, dataset: str, choice: Choice) -> list[CaptionsStore]:
+    """The newest captions of the chosen boxes' regions.
+
+    Raises:
+        MissingArtifactError: none; the hint makes them.
+    """
+    from pipelines.extraction.region_captions import find_captions
+
+    return find_captions(roots.features, dataset, choice.streams[0][0].artifact.id)
+
+
+def _say_cost(planned: TrainPlan, index: int, sink: Progress) -> None:
+    """What a run over regions will take, before it starts."""
+    from pipelines.training.tubes import StoredTubes, cost
+
+    found = StoredTubes(planned.choice.streams)
+    config: Any = planned.configs[index]
+    macs = planned.module.macs_per_crop(config)
+    sink.note(cost(found, planned.train, config.data, length=config.smm.window + config.smm.dt, macs=macs))
 
 
 def _resources(planned: TrainPlan, index: int, progress: Progress) -> Resources:
     pseudo = planned.pseudo.labels(progress=progress) if planned.pseudo is not None else {}
     extras = dict(planned.starts[index].extras)
+    extras |= {"captions": planned.captions} if planned.captions else {}
     encoder, dataset = planned.text_encoder, planned.dataset
     if encoder is None:
         return Resources(pseudo=pseudo, extras=extras)

@@ -137,6 +137,7 @@ class Method(nn.Module, ABC):
     """
 
     supervision: Literal["weak", "one-class", "none"] = "weak"  # weak: needs normal and abnormal training videos
+    takes_anomalies: bool = False  # of a one-class method: it sorts out itself which part learns from what
     needs_class_labels: bool = False  # every anomaly class needs a training video
     needs_text: bool = False
     takes_prompt_tower: bool = False  # learns its prompts where the text encoder is CLIP's (`extras["prompt_tower"]`)

@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from pipelines.errors import UsageError, VerificationError
 from pipelines.methods._base import Method, Shape
 from pipelines.methods._frames import FrameMethod
+from pipelines.methods._tubes import TubeConfig
 from pipelines.progress import Progress, Silent
-from pipelines.records import Bag, Scores, VideoFacts, WindowedVideo
+from pipelines.records import Bag, Scores, VideoFacts
 from pipelines.spans import n_sampled_of, native_stride, region_frames, stored_spans
 from pipelines.store.features import FeatureStore
 from pipelines.store.frames import FramesStore
-from pipelines.training.checkpoint import FRAMES, LoadedRun, check_features
+from pipelines.training.checkpoint import FRAMES, TUBES, LoadedRun, check_features
 from pipelines.training.inputs import Inputs, JoinedFeatures, Stream
+from pipelines.training.tubes import StoredTubes
 from pipelines.training.windows import StoredFrames, sliding
 
 
@@ -38,7 +40,8 @@ def score_store(
         MissingArtifactError, VerificationError: a video that is missing or damaged; names it.
     """
     check_features(run, stores)
-    score = _frames_scorer(run, stores, device) if run.kind == FRAMES else _features_scorer(run, stores, device)
+    scorers = {FRAMES: _frames_scorer, TUBES: _tubes_scorer}
+    score = scorers.get(run.kind, _features_scorer)(run, stores, device)
     sink = progress or Silent()
     sink.start(len(video_ids), f"scoring with {run.method_name}")
     for video_id in video_ids:
@@ -70,6 +73,11 @@ def _frames_scorer(run: LoadedRun, stores: Sequence[Stream], device: str) -> Cal
     return score
 
 
+def _tubes_scorer(run: LoadedRun, stores: Sequence[Stream], device: str) -> Callable[[str], Scores]:
+    found = StoredTubes([(s,) if isinstance(s, FeatureStore) else tuple(s) for s in stores])
+    return lambda video_id: score_tubes(run.method, found, video_id)
+
+
 def inner_store(
     run: LoadedRun,
     stores: Sequence[Stream],
@@ -78,13 +86,13 @@ def inner_store(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> Iterator[tuple[Scores, dict[str, NDArray[np.float32]]]]:
-    """Scores and inner stages (`Method.stages`) of each video, in order, for pictures; runs on frames have no stages.
+    """Scores and inner stages (`Method.stages`) of each video, in order, for pictures; runs on frames and tubes have none of clips.
 
     Raises:
         UsageError, MissingArtifactError, VerificationError: as `score_store`.
     """
     scored = score_store(run, stores, video_ids, device=device, progress=progress)
-    if run.kind == FRAMES:
+    if run.kind in (FRAMES, TUBES):
         yield from ((scores, {}) for scores in scored)
         return
     joined = JoinedFeatures(stores)
@@ -154,8 +162,8 @@ def score_joined(
     return _finite(scores)
 
 
-def score_frames(method: Method, video: WindowedVideo) -> Scores:
-    """Scores of a video's windows by a method of KIND "frames", in eval mode, without gradients.
+def score_frames(method: Method, video: Any) -> Scores:
+    """Scores of a video's windows or tubes by a method of KIND "frames" or "tubes", in eval mode, without gradients.
 
     Raises:
         VerificationError: NaN or infinite scores; names the video.
@@ -163,7 +171,17 @@ def score_frames(method: Method, video: WindowedVideo) -> Scores:
     return _finite(_scored(method, video))
 
 
-def _scored(method: Method, video: Bag | WindowedVideo) -> Scores:
+def score_tubes(method: Method, found: StoredTubes, video_id: str) -> Scores:
+    """Scores of a stored video by a method of KIND "tubes", in eval mode, without gradients.
+
+    Raises:
+        VerificationError: NaN or infinite scores; names the video.
+    """
+    config: TubeConfig = method.config.data  # type: ignore[assignment]
+    return score_frames(method, found.tubes(video_id, config, int(method.length)))  # type: ignore[arg-type]
+
+
+def _scored(method: Method, video: Any) -> Scores:
     was_training = method.training
     method.eval()
     try:

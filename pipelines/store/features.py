@@ -277,10 +277,12 @@ def values_checksum(features: NDArray[Any]) -> str:
 
 
 def find_stores(layers: Iterable[Path], dataset: str, *, kind: str = "features") -> list[FeatureStore]:
-    """Every artefact of `dataset` of a kind (features, frames) over the cache layers, the first layer's first."""
-    from pipelines.store.frames import FramesStore  # a kind of these stores, built upon them
+    """Every artefact of `dataset` of a kind (features, frames, boxes, captions) over the cache layers, the first's first."""
+    from pipelines.store.frames import FramesStore  # kinds of these stores, built upon them
+    from pipelines.store.regions import BoxesStore, CaptionsStore
 
-    store = FramesStore if kind == FramesStore.KIND else FeatureStore
+    kinds: tuple[type[FeatureStore], ...] = (FramesStore, BoxesStore, CaptionsStore)
+    store = next((known for known in kinds if kind == known.KIND), FeatureStore)
     return [
         store(folder)
         for root in layers
@@ -299,18 +301,18 @@ def serving_stores(
     wider: list[FeatureStore] = []
     for store in find_stores(layers, dataset, kind=kind):
         if serves(store.artifact.recipe, recipe):
-            same = tuple(store.artifact.recipe["crops"]) == tuple(recipe["crops"])
+            same = tuple(store.artifact.recipe.get("crops", ())) == tuple(recipe.get("crops", ()))
             (exact if same else wider).append(store)
     return exact + wider
 
 
 def serves(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     """Whether an artefact of recipe `stored` holds every vector that `wanted` asks for (more crops, same otherwise)."""
-    if not set(wanted["crops"]) <= set(stored.get("crops", ())):
+    if not set(wanted.get("crops", ())) <= set(stored.get("crops", ())):
         return False
     here, there = dict(stored), dict(wanted)
-    here.pop("crops")
-    there.pop("crops")
+    here.pop("crops", None)
+    there.pop("crops", None)
     return canonical_json(here) == canonical_json(there)
 
 

@@ -14,8 +14,13 @@ from pipelines.artifacts import Artifact
 from pipelines.errors import MissingArtifactError, UsageError
 from pipelines.video.crops import CROPS
 
-GROUPS = {"features": "features.zarr", "frames": "frames.zarr", "boxes": "boxes.zarr"}  # kinds with one array a video
-KINDS = (*GROUPS, "text", "captions", "pseudo")
+GROUPS = {  # kinds with one array a video
+    "features": "features.zarr",
+    "frames": "frames.zarr",
+    "boxes": "boxes.zarr",
+    "captions": "captions.zarr",
+}
+KINDS = (*GROUPS, "text", "pseudo")
 FAILURES = "failures"
 RATE = "rate.json"
 

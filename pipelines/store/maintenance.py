@@ -20,7 +20,7 @@ from pipelines.spans import n_clips, n_sampled_of, region_frames
 from pipelines.store.features import STAGING, FeatureStore, values_checksum
 from pipelines.store.frames import INDEX, FramesStore
 from pipelines.store.listing import RATE, rows, size_bytes
-from pipelines.store.regions import BoxesStore
+from pipelines.store.regions import BoxesStore, CaptionsStore, RowsStore
 
 BROKEN = "broken"
 STALE_S = 7 * 86400  # what another host left under .staging/ is nobody's after this long
@@ -47,7 +47,7 @@ class Garbage:
 def open_store(folder: Path) -> FeatureStore:
     """The store in `folder`, of the class that its kind asks for."""
     store = FeatureStore(folder)
-    kinds: dict[str, type[FeatureStore]] = {"frames": FramesStore, "boxes": BoxesStore}
+    kinds: dict[str, type[FeatureStore]] = {"frames": FramesStore, "boxes": BoxesStore, "captions": CaptionsStore}
     return kinds.get(store.artifact.kind, FeatureStore)(folder)
 
 
@@ -133,8 +133,8 @@ def _verify_video(store: FeatureStore, video_id: str) -> list[Problem]:
         if isinstance(store, FramesStore):
             whats = list(_frames_problems(store, video_id, facts))
             return [Problem(video_id, what) for what in whats]
-        if isinstance(store, BoxesStore):
-            return [Problem(video_id, what) for what in _boxes_problems(store, video_id, facts)]
+        if isinstance(store, RowsStore):
+            return [Problem(video_id, what) for what in _rows_problems(store, video_id, facts)]
         values = store.read(video_id)
         checksum = store.checksum(video_id)
     except (VadError, OSError, ValueError, KeyError, TypeError, ImportError) as error:
@@ -171,13 +171,13 @@ def _zero_problems(values: NDArray[np.float16]) -> Iterator[str]:
         yield f"every value is {float(values.flat[0]):g}"
 
 
-def _boxes_problems(store: BoxesStore, video_id: str, facts: VideoFacts) -> Iterator[str]:
-    found = store.read_boxes(video_id)
-    if len(found) and (int(found.frame.min()) < 0 or int(found.frame.max()) >= n_sampled_of(facts)):
+def _rows_problems(store: RowsStore, video_id: str, facts: VideoFacts) -> Iterator[str]:
+    rows = store.read_rows(video_id)
+    if len(rows) and (int(rows[:, 0].min()) < 0 or int(rows[:, 0].max()) >= n_sampled_of(facts)):
         yield f"boxes outside the {n_sampled_of(facts)} frames"
-    if not np.isfinite(found.box).all() or not np.isfinite(found.score).all():
+    if not np.isfinite(rows).all():
         yield "NaN or infinite boxes"
-    if store.boxes_checksum(video_id) != store.checksum(video_id):
+    if store.rows_checksum(video_id) != store.checksum(video_id):
         yield "the boxes do not match their checksum"
 
 

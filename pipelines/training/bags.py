@@ -118,7 +118,7 @@ def load_ragged(
     """
     sizes = [len(fixed_length(np.zeros(features.length(video), np.float32), data)) for video in video_ids]
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    values = _allocate((int(offsets[-1]) + 1, len(features.crops), features.dim))
+    values = allocate((int(offsets[-1]) + 1, len(features.crops), features.dim))
     line = np.zeros(int(offsets[-1]) + 1, np.float32) if track else None
     for index, video in enumerate(video_ids):
         x = features.read(video)
@@ -320,7 +320,7 @@ def _normalised(x: NDArray[np.float16], data: DataConfig, inputs: Inputs) -> NDA
     return inputs.segments(torch.from_numpy(fixed_length(clips, data))).numpy()
 
 
-def _allocate(shape: tuple[int, int, int]) -> NDArray[np.float16]:
+def allocate(shape: tuple[int, int, int]) -> NDArray[np.float16]:
     """A float16 array in memory, or mapped onto an unnamed temporary file where memory is short."""
     size = int(np.prod(shape)) * 2
     if size <= MEMORY_SHARE * psutil.virtual_memory().available:

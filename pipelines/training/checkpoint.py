@@ -28,6 +28,7 @@ from pipelines.store.features import FeatureStore
 from pipelines.training.inputs import Inputs, Stream
 
 RUN = "run"
+TUBES = "tubes"  # KIND of methods that read boxes and frames
 FRAMES = "frames"  # KIND of methods that read frames; their artefacts are of this kind too
 WEIGHTS = "model.safetensors"
 STATE = "state.pt"
@@ -76,7 +77,7 @@ class LoadedRun:
     @property
     def kind(self) -> str:
         """What the method reads: "features" or "frames"."""
-        return self.features[0].kind
+        return TUBES if self.features[0].kind == "boxes" else self.features[0].kind
 
     @property
     def thresholds(self) -> dict[str, float]:
@@ -103,8 +104,8 @@ def load_run(folder: Path, *, device: str = "cpu") -> LoadedRun:
     stored = _under(tensors, METHOD)
     with torch.random.fork_rng(devices=[]):
         method: Method = module.build(config, shape, Resources(text=text, extras={"stored": frozenset(stored)}))
-    frames = getattr(module, "KIND", "") == FRAMES
-    inputs = torch.nn.Module() if frames else Inputs(shape.dim, shape.streams, config.data)
+    pixels = getattr(module, "KIND", "") in (FRAMES, TUBES)
+    inputs = torch.nn.Module() if pixels else Inputs(shape.dim, shape.streams, config.data)
     put_weights(method, stored, where=folder / WEIGHTS)
     put_weights(inputs, _under(tensors, INPUTS), where=folder / WEIGHTS)
     return LoadedRun(

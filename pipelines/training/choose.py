@@ -12,6 +12,7 @@ from pipelines import artifacts
 from pipelines.errors import MissingArtifactError, UsageError
 from pipelines.recipe import canonical_json
 from pipelines.store.features import FeatureStore, find_stores, serving_stores
+from pipelines.store.regions import find_boxes, find_frames
 
 CLIP_KEYS = ("clip_len", "stride", "fps", "last_clip", "regions")
 MIN_ID = 4
@@ -41,7 +42,8 @@ class Choice:
         """`effnet:lite0 (1a2b3c4d) + motion (5e6f7a8b), clips of 16`."""
         first = self.streams[0][0].artifact.recipe
         names = " + ".join(f"{n} ({s[0].artifact.id8})" for n, s in zip(self.encoders, self.streams, strict=True))
-        return f"{names}, clips of {first.get('clip_len')} every {first.get('stride')}"
+        clips = f", clips of {first.get('clip_len')} every {first.get('stride')}"
+        return names + (clips if first.get("clip_len") else "")
 
 
 def choose_features(
@@ -78,6 +80,17 @@ def choose_features(
             newest = max(found, key=lambda combination: max(s.artifact.created for s in combination))
             return _choice(newest, layers, dataset, "default")
     return _choice((max(stores, key=lambda s: s.artifact.created),), layers, dataset, "the last extracted")
+
+
+def choose_tubes(layers: Sequence[Path], dataset: str, wanted: str | None) -> Choice:
+    """Boxes (an id, or proposers; the newest) and the frames that they were found in.
+
+    Raises:
+        MissingArtifactError: none; the hint makes them. UsageError: several boxes match.
+    """
+    boxes = find_boxes(layers, dataset, wanted)
+    frames = find_frames(layers, dataset, str(boxes[0].artifact.recipe["frames"]))
+    return Choice((tuple(boxes), tuple(frames)), "named" if wanted else "the last made")
 
 
 def last_dataset(layers: Sequence[Path], *, kind: str = "features") -> str:

@@ -15,12 +15,14 @@ from pipelines.errors import UsageError
 from pipelines.methods._base import DataConfig, Fit, Method, Phase, Shape
 from pipelines.methods._frames import FrameMethod, WindowSpec
 from pipelines.records import Bag, Scores, Video, VideoFacts
-from pipelines.scoring.infer import make_bag, score_frames, score_joined
+from pipelines.scoring.infer import make_bag, score_frames, score_joined, score_tubes
 from pipelines.store.features import FeatureStore
 from pipelines.store.frames import FramesStore
+from pipelines.store.regions import CaptionsStore
 from pipelines.training.bags import Bags, BatchSource, Ragged, abnormal, load_ragged, multi_hot
-from pipelines.training.checkpoint import FRAMES, put_weights
+from pipelines.training.checkpoint import FRAMES, TUBES, put_weights
 from pipelines.training.inputs import Inputs, JoinedFeatures
+from pipelines.training.tubes import StoredTubes, TubeMaterial
 from pipelines.training.windows import StoredFrames, WindowBatches, sliding
 
 Streams = Sequence[Sequence[FeatureStore]]
@@ -84,6 +86,8 @@ def stored(kind: str, streams: Streams, *, crops: Sequence[str] | None = None) -
     Raises:
         UsageError: several artefacts of frames, or features that do not fit together.
     """
+    if kind == TUBES:
+        return StoredTubes(streams)
     if kind != FRAMES:
         return JoinedFeatures(streams, crops=crops)
     if len(streams) != 1:
@@ -91,9 +95,25 @@ def stored(kind: str, streams: Streams, *, crops: Sequence[str] | None = None) -
     return StoredFrames([FramesStore(store.folder) for store in streams[0]])
 
 
-def material(kind: str, streams: Streams, shape: Shape, data: Any, *, device: str) -> Material:
-    """The data of a run of a KIND of method; `data` is the method's data configuration."""
+def material(
+    kind: str,
+    streams: Streams,
+    shape: Shape,
+    data: Any,
+    *,
+    device: str,
+    captions: Sequence[CaptionsStore] = (),
+    unseen: Sequence[Video] = (),
+) -> Material:
+    """The data of a run of a KIND of method; `data` is the method's data configuration.
+
+    `captions` of regions and `unseen` normal videos are what tubes take besides.
+    """
     found = stored(kind, streams, crops=shape.crops)
+    if isinstance(found, StoredTubes):
+        return TubeMaterial(
+            found, data, shape.classes, captions=captions, held=unseen, score=score_tubes, device=device
+        )
     if isinstance(found, StoredFrames):
         return FrameMaterial(found, shape, device=device)
     assert isinstance(found, JoinedFeatures)

@@ -89,7 +89,15 @@ def train_member(job: MemberJob, *, progress: Progress, flag: StopFlag) -> None:
         method: Method = job.module.build(job.config, job.shape, job.resources).to(job.device)
         for note in method.notes:
             progress.note(note)
-        data = material(job.kind, job.streams, job.shape, job.config.data, device=job.device)
+        data = material(
+            job.kind,
+            job.streams,
+            job.shape,
+            job.config.data,
+            device=job.device,
+            captions=job.resources.extras.get("captions", ()),
+            unseen=job.unseen,
+        )
         data.start(job.train, state, job.folder / STATE)
         keeper = _keeper(job, data)
         facts = _optimise(job, method, data, keeper, state, progress, flag)

@@ -133,12 +133,7 @@ def test_attributes_refuse_other_features():
 @pytest.fixture(scope="module", params=["motion", "object"])
 def world(request, tmp_path_factory):
     place = scenes.make(tmp_path_factory.mktemp(request.param), kind=request.param, train=4, test=2, n_frames=30)
-    rows = ["video,frame,x1,y1,x2,y2,score"]
-    for name, truth in (("train", 4), ("test", 2)):
-        for number in range(truth):
-            rows += boxes_of(f"{name}_{number}", request.param, number, novel=name == "test")
-    source = place.cache / "boxes.csv"
-    source.write_text("\n".join(rows) + "\n")
+    source = scenes.true_boxes(place, place.cache)
     planned = boxes.plan(place.dataset, str(source), layers=[place.cache])
     boxes.run(planned)
     settings = ["bins=1", "regions.overlap=keep", "regions.enlarge=1"]
@@ -150,19 +145,6 @@ def world(request, tmp_path_factory):
         )
         regions.run(plan, device="cpu")
     return request.param, place
-
-
-def boxes_of(video: str, kind: str, number: int, *, novel: bool) -> list[str]:
-    """The true places of the plates, found by their colours in a second drawing of the same video."""
-    seed = 100 + number if novel else number
-    frames = scenes.video(30, kind=kind, seed=seed, novel_from=15 if novel else None)
-    rows = []
-    for index, frame in enumerate(frames):
-        for top in (4, scenes.HEIGHT - scenes.SIDE - 4):
-            lane = frame[top + 8].astype(int)
-            x = int(np.flatnonzero(lane.max(axis=1) > 60)[0])
-            rows.append(f"{video},{index},{x},{top},{x + scenes.SIDE},{top + scenes.SIDE},1")
-    return rows
 
 
 COLOURS = '''

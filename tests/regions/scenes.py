@@ -44,7 +44,8 @@ def plate(kind: str) -> NDArray[np.uint8]:
 def video(
     n_frames: int, *, kind: str, seed: int, novel_from: int | None = None, grey: bool = False, size=(HEIGHT, WIDTH)
 ) -> NDArray[np.uint8]:
-    """(N, H, W, 3): two plates gliding left to right; from `novel_from` on the second is `object` (looks) or `motion`."""
+    """(N, H, W, 3): two plates gliding left to right; from `novel_from` on the second looks unlike (`object`), is too fast
+    (`motion`) or comes back (`reverse`)."""
     rng = np.random.default_rng(seed)
     height, width = size
     background = rng.integers(30, 60, (height, width, 3)).astype(np.uint8)
@@ -57,7 +58,8 @@ def video(
         for lane, y in enumerate(lanes):
             changed = novel and lane == 1
             picture = plate("novel" if changed and kind == "object" else "normal")
-            at[lane] = (at[lane] + (FAST if changed and kind == "motion" else NORMAL_SPEED)) % (width - SIDE)
+            speed = {"motion": FAST, "reverse": -NORMAL_SPEED}.get(kind, NORMAL_SPEED) if changed else NORMAL_SPEED
+            at[lane] = (at[lane] + speed) % (width - SIDE)
             frames[index, y : y + SIDE, int(at[lane]) : int(at[lane]) + SIDE] = picture
     return frames
 
@@ -102,6 +104,20 @@ def make(
     manifest = root / "data_manifest.yaml"
     manifest.write_text(yaml.safe_dump({"schema": 1, "datasets": {"scenes": entry}}))
     return Scenes(manifest, cache, root / "runs", truth)
+
+
+def true_boxes(place: Scenes, folder: Path) -> Path:
+    """A csv of the plates' true places in every stored video, found by their brightness."""
+    store = FramesStore(next((place.cache / "frames" / "scenes").iterdir()))
+    rows = ["video,frame,x1,y1,x2,y2,score"]
+    for name in sorted(store.videos()):
+        for index, frame in enumerate(store.read_frames(name)):
+            for top in (4, frame.shape[0] - SIDE - 4):
+                x = int(np.flatnonzero(frame[top + 8].astype(int).max(axis=1) > 60)[0])
+                rows.append(f"{name},{index},{x},{top},{x + SIDE},{top + SIDE},1")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "plates.csv").write_text("\n".join(rows) + "\n")
+    return folder / "plates.csv"
 
 
 def put(store: FramesStore, name: str, frames: NDArray[np.uint8]) -> None:

@@ -1,4 +1,4 @@
-"""`vad extract --boxes`: boxes of every frame, and with `--encoder` the features of what is in them."""
+"""`vad extract --boxes`: boxes of every frame; with `--encoder` features, with `--text` captions of what is in them."""
 
 from __future__ import annotations
 
@@ -26,13 +26,16 @@ class Asked:
     clip_len: int | None
     precision: str
     settings: tuple[str, ...]
+    text: str | None = None
 
 
 def extract(
     console: Console, asked: Asked, layers: tuple[Path, ...], *, redo: Redo, device: str, dry_run: bool
 ) -> None:
     """Make the boxes, or (with an encoder) the features of boxes that exist; say only what would be made under --dry-run."""
-    if asked.encoder is None:
+    if asked.text is not None:
+        _make_captions(console, asked, layers, device=device, dry_run=dry_run)
+    elif asked.encoder is None:
         _make_boxes(console, asked, layers, redo=redo, dry_run=dry_run)
     else:
         _make_features(console, asked, layers, redo=redo, device=device, dry_run=dry_run)
@@ -89,6 +92,33 @@ def _make_features(
     _render(console, list(zip(names, results, strict=True)), what="regions")
     for result in results:
         result.raise_for_failures(asked.dataset.name, asked.boxes)
+
+
+def _make_captions(console: Console, asked: Asked, layers: tuple[Path, ...], *, device: str, dry_run: bool) -> None:
+    from pipelines.extract import pick_device
+    from pipelines.extraction import region_captions
+
+    planned = region_captions.plan(
+        asked.dataset,
+        asked.text or "",
+        layers=layers,
+        boxes=asked.boxes,
+        settings=asked.settings,
+        device=pick_device(device),
+    )
+    say = console.text if dry_run else console.note
+    name = str(planned.recipe["encoder"])
+    say(f"captions {name} ({planned.id[:8]}): {len(planned.done)} videos done, {len(planned.todo)} to do")
+    say(f"  {planned.folder}")
+    if dry_run:
+        console.json({"dry_run": True, "id": planned.id, "folder": planned.folder, "todo": list(planned.todo)})
+        return
+    result = region_captions.run(planned, progress=console.progress)
+    console.json(asdict(result))
+    console.text(f"{name} ({result.id[:8]}): {result.regions} regions of {result.made} videos")
+    for said, count in result.common:
+        console.text(f"  {count:6d}  {said}")
+    console.text(f"{result.folder}\nNext: vad train {asked.dataset.name} --method local-patterns")
 
 
 def _show(say: Any, name: str, id: str, planned: Any) -> None:

@@ -87,7 +87,12 @@ def extract(
     ] = None,
     text: Annotated[
         str | None,
-        typer.Option("--text", metavar="ENCODER", help="clip:..., minilm, seeded.", rich_help_panel=CAPTIONS),
+        typer.Option(
+            "--text",
+            metavar="ENCODER",
+            help="clip:..., minilm, seeded; of boxes: effnet, clip:..., geometry.",
+            rich_help_panel=CAPTIONS,
+        ),
     ] = None,
     like: Annotated[
         str | None,
@@ -103,7 +108,7 @@ def extract(
         typer.Option(
             "--boxes",
             metavar="PROPOSERS|FILE",
-            help="yolox-nano, motion, grid, several as A+B, or a csv: makes the boxes; with --encoder, features of each box.",
+            help="yolox-nano, motion, grid, several as A+B, or a csv: makes the boxes; with --encoder features, with --text captions of each box.",
             rich_help_panel=BOXES,
         ),
     ] = None,
@@ -171,7 +176,9 @@ def extract(
     if boxes is not None:
         from vadcli.commands import _boxes
 
-        asked = _boxes.Asked(chosen, boxes, boxes_weights, encoder, like, clip_len, precision, tuple(settings or ()))
+        asked = _boxes.Asked(
+            chosen, boxes, boxes_weights, encoder, like, clip_len, precision, tuple(settings or ()), text
+        )
         _boxes.extract(console, asked, roots.features, redo=_word("--redo", redo, REDO), device=device, dry_run=dry_run)
         return
     if boxes_weights is not None:

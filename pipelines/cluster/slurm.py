@@ -94,7 +94,8 @@ class VadTask:
         argv = jobs.read(folder).tasks[self.index].argv
         _say(f"task {self.index}: vad {' '.join(argv)}")
         self.process = subprocess.Popen([*COMMAND, *argv], stdin=subprocess.DEVNULL, env=OFFLINE | os.environ)
-        code = self.process.wait()
+        while (code := self.process.poll()) is None:
+            time.sleep(0.2)
         if code in (0, 3):
             jobs.mark_done(folder, self.index, code)
             return code
@@ -106,13 +107,26 @@ class VadTask:
         """What submitit calls at the warning before the time limit: stop the command, then go on in a new allocation."""
         from submitit.core.utils import DelayedSubmission
 
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(timeout=STOP_S)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
+        if self.process is not None and self.process.returncode is None:
+            _end(self.process.pid)
         return DelayedSubmission(VadTask(self.folder, self.index))
+
+
+def _end(pid: int) -> None:
+    """SIGTERM, and SIGKILL where that does not help in time.
+
+    Runs in a signal handler, maybe inside `Popen.poll`, whose lock a `Popen.wait` would wait for until its timeout:
+    the process is watched without reaping it.
+    """
+    deadline = time.monotonic() + STOP_S
+    try:
+        os.kill(pid, signal.SIGTERM)
+        while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(0.1)
+    except (ProcessLookupError, ChildProcessError):
+        return
 
 
 def requeue_if_running() -> None:

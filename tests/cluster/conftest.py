@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -41,6 +42,9 @@ def running(root: Path, nodes: int) -> Iterator[Path]:
     if lacking or os.geteuid() != 0:
         pytest.skip(f"no Slurm here: {', '.join(lacking) or 'not root'}")
     before = os.environ.get("SLURM_CONF")
+    # it reads until this process is gone, however it ends: no daemon outlives a killed test run
+    end = f"cat > /dev/null; {shlex.join([str(SCRIPT), 'stop', str(root)])}"
+    watcher = subprocess.Popen(["sh", "-c", end], stdin=subprocess.PIPE, start_new_session=True)
     try:
         started = subprocess.run(
             [SCRIPT, "start", root, str(nodes), str(free_ports(nodes + 1))], capture_output=True, text=True, timeout=120
@@ -49,7 +53,7 @@ def running(root: Path, nodes: int) -> Iterator[Path]:
         os.environ["SLURM_CONF"] = str(root / "etc" / "slurm.conf")
         yield root
     finally:
-        subprocess.run([SCRIPT, "stop", root], timeout=120)
+        watcher.communicate(timeout=120)
         os.environ.pop("SLURM_CONF", None)
         if before is not None:
             os.environ["SLURM_CONF"] = before

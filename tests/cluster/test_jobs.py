@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -218,6 +220,25 @@ def test_a_task_with_recorded_failures_is_a_success_and_a_crash_is_not(
     with pytest.raises(VadError, match="vad left with 4"):
         slurm.VadTask(str(folder), 0)()
     assert not (folder / "done" / "0").exists()
+
+
+def test_the_warning_ends_the_command_at_once_though_it_comes_inside_the_waiting(folder: Path) -> None:
+    """The handler runs in the thread that watches the command; it must not wait for what that thread holds."""
+    code = (
+        "import signal, sys, time\n"
+        "from pipelines.cluster import slurm\n"
+        "slurm.COMMAND = (sys.executable, '-c', 'import time; time.sleep(100)')\n"
+        "task = slurm.VadTask(sys.argv[1], 1)\n"
+        "def warned(number, frame):\n"
+        "    task.checkpoint(); print('requeue'); sys.exit(7)\n"
+        "signal.signal(signal.SIGUSR2, warned)\n"
+        "task()\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True)
+    time.sleep(3)
+    process.send_signal(signal.SIGUSR2)
+    out, _ = process.communicate(timeout=30)  # STOP_S is a minute
+    assert (process.returncode, out) == (7, "requeue\n")
 
 
 # ---- a command given again ----------------------------------------------------------------------------------------

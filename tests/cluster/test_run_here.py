@@ -25,10 +25,20 @@ steps:
 """
 
 
+LIGHT = """
+schema: 1
+title: no training
+steps:
+  - {name: extract, run: extract mine --encoder motion --clip-len 8 --device cpu}
+  - {name: show, run: "cache show ${extract.artifacts.0.id}"}
+"""
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = world.make(tmp_path_factory.mktemp("run"))
     (folder / "noise.yaml").write_text(RECIPE)
+    (folder / "light.yaml").write_text(LIGHT)
     return folder
 
 
@@ -70,18 +80,20 @@ def test_a_failed_step_stops_what_needs_it_and_nothing_else(place: Path) -> None
 
 def test_failed_videos_stop_a_chain_above_max_failed_only(place: Path) -> None:
     (place / "mine" / "odd" / "v001.mp4").write_bytes(b"no video")
-    refused = vad("run", "noise.yaml", "--with", "steps=5", cwd=place)
-    assert refused.returncode == 3 and "train: not run" in refused.stderr
-    done = vad("run", "noise.yaml", "--with", "steps=5", "--max-failed", "1", "--json", cwd=place)
+    refused = vad("run", "light.yaml", cwd=place)
+    assert refused.returncode == 3 and "show: not run" in refused.stderr
+    done = vad("run", "light.yaml", "--max-failed", "1", "--json", cwd=place)
     assert done.returncode == 0, done.stderr
     assert list(steps_of(done.stdout)["extract"]["answer"]["failures"]) == ["v001"]
+    assert steps_of(done.stdout)["show"]["state"] == "done"
 
 
 def test_one_step_alone_takes_the_answers_that_are_there(place: Path) -> None:
-    missing = vad("run", "noise.yaml", "--step", "eval", cwd=place)
-    assert missing.returncode == 4 and "'train' has given no answer yet" in missing.stderr
-    assert vad("run", "noise.yaml", "--step", "extract", "--step", "train", cwd=place).returncode == 0
-    assert vad("run", "noise.yaml", "--step", "eval", cwd=place).returncode == 0
+    missing = vad("run", "light.yaml", "--step", "show", cwd=place)
+    assert missing.returncode == 4 and "'extract' has given no answer yet" in missing.stderr
+    assert vad("run", "light.yaml", "--step", "extract", cwd=place).returncode == 0
+    shown = vad("run", "light.yaml", "--step", "show", cwd=place)
+    assert shown.returncode == 0 and "motion" in shown.stdout
 
 
 def test_a_stop_reaches_the_running_command_and_the_same_command_goes_on(place: Path) -> None:

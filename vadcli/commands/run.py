@@ -195,10 +195,13 @@ def _environment(cache_dir: str | None, runs_dir: Path | None, manifest: Path | 
 
 
 def _load(ctx: typer.Context, text: str, changes: tuple[str, ...], manifest: Path | None) -> Recipe:
+    from pipelines.chain import RECIPES
     from pipelines.cluster import recipes
     from pipelines.errors import UsageError
 
     recipe = recipes.load(recipes.find(text), changes)
+    if recipe.path.parent.parent.name == RECIPES and recipe.path.parent.name == f"{recipe.name}-{recipe.id[:8]}":
+        return recipe  # the copy that a submission made after checking it
     problems = problems_of(ctx.find_root().command, recipe, manifest)
     if problems:
         raise UsageError(

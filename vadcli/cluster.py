@@ -219,7 +219,8 @@ def submit(console: Console, runs: Path, plan: Plan, options: ClusterOptions) ->
 
     resources = options.resources()
     folder = jobs.write(runs, plan)
-    job = slurm.submit(folder, resources, tasks=len(plan.tasks), name=f"vad-{plan.name}")
+    with jobs.dropped_on_error(folder):
+        job = slurm.submit(folder, resources, tasks=len(plan.tasks), name=f"vad-{plan.name}")
     jobs.submitted(folder, [job])
     check = None
     if plan.outputs:

@@ -122,7 +122,8 @@ def _submit_step(request: ChainRequest, step: Step, done: Mapping[str, StepJob],
     own = [["--num-shards", str(count), "--shard-id", str(index)] if count > 1 else [] for index in range(count)]
     plan = jobs.Plan(f"{request.recipe.name}-{step.name}", None, tuple(jobs.Task((*argv, *words)) for words in own))
     folder = jobs.write(request.runs, plan)
-    job = slurm.submit(folder, resources, tasks=count, name=f"vad-{plan.name}")
+    with jobs.dropped_on_error(folder):
+        job = slurm.submit(folder, resources, tasks=count, name=f"vad-{plan.name}")
     jobs.submitted(folder, [job])
     return StepJob(step.name, folder, job, job)
 

@@ -11,9 +11,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -135,6 +137,16 @@ def read(folder: Path) -> Plan:
         raise MissingArtifactError(f"{folder} holds no {PLAN}", hint="vad status") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise VerificationError(f"cannot read {folder / PLAN}: {error}") from error
+
+
+@contextmanager
+def dropped_on_error(folder: Path) -> Iterator[None]:
+    """Within the block an error removes the folder: what was never submitted is no submission."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def submitted(folder: Path, ids: Sequence[str], *, script: str | None = None) -> None:

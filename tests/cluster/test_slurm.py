@@ -76,6 +76,15 @@ def test_an_array_over_clips_with_a_corrupt_one(clips: Path) -> None:
     assert json.loads(light.stdout)["done"] == 5 and json.loads(light.stdout)["live"] is False
 
 
+def test_options_that_slurm_refuses_leave_nothing_behind(clips: Path) -> None:
+    extract = ("extract", "mine", *world.ENCODE, "--executor", "slurm")
+    refused = vad(*extract, "--partition", "nowhere", cwd=clips)
+    assert refused.returncode == 2 and "invalid partition" in refused.stderr.lower()
+    too_long = vad(*extract, "--timeout", "3h", cwd=clips)
+    assert too_long.returncode == 2 and "the partition gpu takes 60 at most" in too_long.stderr
+    assert list((clips / "vad_runs" / "jobs").iterdir()) == [] and jobs_in_queue() == ""
+
+
 def test_a_preempted_extraction_is_complete_and_nothing_is_done_twice(tmp_path: Path, cluster: Path) -> None:
     folder = world.make(tmp_path, videos=6, n_frames=64)
     encoder = world.slow_encoder(folder)

@@ -55,7 +55,7 @@ def test_with_a_run_the_event_is_found_in_seconds(small_demo, tmp_path):
     assert start - 1 <= one["peak_s"] <= end + 1
     assert one["threshold_source"].startswith("99 % of the")
     assert "normal val videos" in one["threshold_source"]  # those of training are known by heart
-    assert json.loads((tmp_path / "out" / f"{video.stem}.json").read_text())["scorer"]["method"] == "mil-rank"
+    assert json.loads((tmp_path / "out" / f"{video.stem}.json").read_text())["scorer"]["method"] == "fine-vad"
 
 
 def test_scores_are_those_of_the_evaluation(small_demo, tmp_path):
@@ -63,7 +63,7 @@ def test_scores_are_those_of_the_evaluation(small_demo, tmp_path):
     video = a_fire(small_demo[0])
     assert vad("predict", video, "--smooth", "none", "--out", tmp_path, cwd=small_demo[0]).returncode == 0
     raw = np.array([float(row["raw"]) for row in csv.DictReader((tmp_path / f"{video.stem}.csv").open())])
-    stored = next(p for p in (small_demo[0] / "vad_runs" / "vad-demo" / "mil-rank").rglob("per_video.csv"))
+    stored = next(p for p in (small_demo[0] / "vad_runs" / "vad-demo" / "fine-vad").rglob("per_video.csv"))
     row = next(r for r in csv.DictReader(stored.open()) if r["video"] == video.stem)
     assert len(raw) == int(row["real_frames"])
     assert raw.max() == pytest.approx(float(row["max_score"]), abs=1e-4)
